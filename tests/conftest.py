@@ -1,0 +1,17 @@
+"""Fixtures for every room."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data sets: $TLCOMPILE_TEST_DATA, else `../shared/data` beside the checkout."""
+    folder = Path(os.environ.get("TLCOMPILE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"real data sets are not at {folder}; set TLCOMPILE_TEST_DATA")
+    return folder

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlcompile.report.confusion import draw_confusion
+from tlcompile.report.curves import draw_curves
+from tlcompile.report.scatter import draw_variants
+from tlcompile.report.style import names
+
+
+def drawn(path: Path) -> np.ndarray:
+    """The picture; fails where it is blank."""
+    pixels = np.asarray(Image.open(path).convert("L"))
+    assert (pixels < 128).mean() > 0.001
+    return pixels
+
+
+@pytest.mark.parametrize("classes", [2, 10, 25, 26, 100, 150])
+def test_a_confusion_matrix_of_any_size_fits_a_screen(classes: int, tmp_path: Path) -> None:
+    matrix = (np.eye(classes, dtype=int) * 9 + 1).tolist()
+    labels = [f"a class with the number {i}" for i in range(classes)]
+    assert draw_confusion({"confusion": matrix, "classes": labels}, tmp_path / "c.png")
+    height, width = drawn(tmp_path / "c.png").shape
+    assert 250 < height < 1900
+    assert 300 < width < 1900
+
+
+def test_class_names_in_any_script_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    facts = {"confusion": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "classes": ["好评", "$x_1^{", "für\nalle"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_confusion(facts, tmp_path / "c.png")
+
+
+def test_a_name_is_cut_in_the_middle_and_an_undrawable_one_is_its_index() -> None:
+    assert names(["card_payment_wrong_exchange_rate", "好评", "ok", " "]) == [
+        "card_payment_…xchange_rate",
+        "#1",
+        "ok",
+        "#3",
+    ]
+
+
+def test_a_class_without_examples_does_not_divide_by_zero(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_confusion({"confusion": [[0, 0], [0, 4]]}, tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5, 60, 1000])
+def test_curves_of_any_length_have_whole_epochs(epochs: int, tmp_path: Path) -> None:
+    history = [{"epoch": e, "train_loss": 1 / e, "val_loss": None, "val_accuracy": 0.5} for e in range(1, epochs + 1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_curves({"history": history}, tmp_path / "c.png")
+    drawn(tmp_path / "c.png")
+
+
+def test_variants_without_latency_are_left_out(facts: dict[str, Any], tmp_path: Path) -> None:
+    assert draw_variants(facts, tmp_path / "v.png")
+    drawn(tmp_path / "v.png")
+    facts["variants"] = facts["variants"][2:]
+    assert not draw_variants(facts, tmp_path / "w.png")
+    assert not (tmp_path / "w.png").exists()
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5, 0.92, 1.0])
+def test_a_gate_far_from_the_points_does_not_squash_them(facts: dict[str, Any], tmp_path: Path, limit: float) -> None:
+    facts["gates"] = [{"gate": "min_accuracy", "limit": limit}, {"gate": "max_latency_p50_ms", "limit": limit * 1000}]
+    assert draw_variants(facts, tmp_path / "v.png")
+    drawn(tmp_path / "v.png")
+
+
+def test_nothing_is_drawn_from_nothing(tmp_path: Path) -> None:
+    for draw in (draw_variants, draw_curves, draw_confusion):
+        assert not draw({}, tmp_path / "x.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,134 @@
+"""OpenVINO: the graph as its IR (`model.xml`, `model.bin`), compiled for the device while it is loaded.
+
+On a CPU floating-point layers run in f32 unless the recipe says otherwise: bf16, OpenVINO's own choice on CPUs that
+have it, would make the numbers depend on the machine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal
+
+from tlcompile.artifacts import Graph
+from tlcompile.compile import _cpu
+from tlcompile.errors import BackendMissing, Problem, one_of
+from tlcompile.options import Field
+from tlcompile.options import Options as BaseOptions
+
+if TYPE_CHECKING:
+    import openvino
+
+    from tlcompile.artifacts import Feed
+
+PACKAGES = ("openvino",)
+
+
+class Options(BaseOptions):
+    device: Literal["CPU", "GPU", "NPU", "AUTO"] = Field("CPU", description="who runs it; AUTO: the best one present")
+    hint: Literal["latency", "throughput"] = Field("latency", description="what the device is set up for")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 = one a physical core")
+    precision: Literal["auto", "f32", "bf16", "f16"] = Field(
+        "auto", description="arithmetic of the layers that are not quantized; auto: f32 on a CPU, else the device's own"
+    )
+    weights: Literal["f32", "f16"] = Field("f32", description="how floating-point weights are stored")
+    isa: _cpu.Isa = Field("auto", description="instruction set of the CPU that will run it; auto = this machine's")
+
+
+def dialect(options: Options) -> str:
+    return _cpu.dialect(options.isa) if options.device in ("CPU", "AUTO") else "x86-vnni"
+
+
+def missing() -> str:
+    spec = importlib.util.find_spec("openvino")
+    return "openvino is not installed: pip install openvino" if spec is None or spec.origin is None else ""
+
+
+def _no_device(options: Options) -> str:
+    from openvino import Core
+
+    available = Core().available_devices
+    if options.device == "AUTO" or any(name.split(".")[0] == options.device for name in available):
+        return ""
+    return f"OpenVINO sees no {options.device} here, only {one_of(available)}"
+
+
+def runs_here(options: Options) -> str:
+    return _cpu.why_not(options.isa) if options.device == "CPU" else _no_device(options)
+
+
+def device(options: Options) -> dict[str, str]:
+    """The CPU, and what OpenVINO calls another device (imports OpenVINO for that only)."""
+    if options.device == "CPU" or missing():
+        return _cpu.device()
+    from openvino import Core
+
+    core = Core()
+    seen = [name for name in core.available_devices if options.device in (name.split(".")[0], "AUTO")]
+    return {**_cpu.device(), **{name: str(core.get_property(name, "FULL_DEVICE_NAME")) for name in seen}}
+
+
+def build(graph: Graph, options: Options, folder: Path) -> dict[str, Any]:
+    """Write the IR. Where the device is here, also say in which precision its layers run."""
+    from openvino import Core, save_model
+
+    model = Core().read_model(graph.model)
+    for index, operation in enumerate(model.get_ordered_ops()):
+        if operation.get_friendly_name() == operation.get_name():  # counted by process: two builds would differ
+            operation.set_friendly_name(f"{operation.get_type_name()}_{index}")
+    save_model(model, folder / "model.xml", compress_to_fp16=options.weights == "f16")
+    return {} if _no_device(options) else {"layers": _precisions(_compile(folder, options))}
+
+
+def _precisions(compiled: openvino.CompiledModel) -> dict[str, int]:
+    """Layers that compute, by precision: the proof that a quantized graph runs quantized."""
+    kinds = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Subgraph", "Eltwise", "Pooling")
+    found: Counter[str] = Counter()
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        info = operation.get_rt_info()
+        if info["layerType"].astype(str) in kinds:
+            found[info["runtimePrecision"].astype(str)] += 1
+    return dict(found.most_common())
+
+
+def _compile(folder: Path, options: Options) -> openvino.CompiledModel:
+    from openvino import Core
+
+    if reason := _no_device(options):
+        raise BackendMissing(Problem("openvino", reason))
+    settings = {"PERFORMANCE_HINT": options.hint.upper()}
+    if options.device == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = str(options.threads or _cpu.cores())
+    precision = "f32" if options.precision == "auto" and options.device == "CPU" else options.precision
+    if precision != "auto":
+        settings["INFERENCE_PRECISION_HINT"] = precision
+    return Core().compile_model(folder / "model.xml", options.device, settings)
+
+
+class _Runner:
+    """Each run takes an idle infer request or makes one, so threads never share one."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self.compiled = compiled
+        self.names = [output.get_any_name() for output in compiled.outputs]
+        self.idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
+
+    def run(self, feed: Feed) -> Feed:
+        try:
+            request = self.idle.get_nowait()
+        except Empty:
+            request = self.compiled.create_infer_request()
+        try:
+            outputs = request.infer(feed, share_inputs=True, share_outputs=False)
+        finally:
+            self.idle.put(request)
+        return {name: outputs[index] for index, name in enumerate(self.names)}
+
+    def close(self) -> None:
+        del self.idle, self.compiled
+
+
+def open(folder: Path, options: Options) -> _Runner:
+    return _Runner(_compile(folder, options))

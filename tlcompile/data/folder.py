@@ -1,0 +1,121 @@
+"""Images in folders named after their classes, directly or inside folders `train`, `val` and `test`.
+
+A class is a folder; images may lie in folders below it. Hidden files are passed over, other files that are no images by
+their suffix are left out and named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlcompile import options as base
+from tlcompile.data._source import ALL, Example, Source, by_split, located, printable, some_of, split_named
+from tlcompile.errors import DataError, Problem, nearest
+from tlcompile.options import Field, RecipePath
+
+KINDS = ("image",)
+PACKAGES = ("pillow",)
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+
+
+class Options(base.Options):
+    """`source = "folder"`"""
+
+    path: RecipePath = Field(description="folder of class folders, or of train, val and test folders that hold them")
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """What lies below one folder of class folders. Files are named relative to the source's folder."""
+
+    images: dict[str, list[str]]  # class -> its images, both sorted as text
+    others: list[str]
+
+
+def load(options: Options, kind: str, seed: int) -> Source:
+    """List the files; they are read later."""
+    import numpy as np
+
+    root = located(options.path)
+    if not root.is_dir():
+        raise DataError(Problem(str(root), "is a file; source 'folder' reads a folder of class folders"))
+    splits, notes = _splits(root)
+    trees = {split: _tree(root, folder) for split, folder in splits.items()}
+    if others := [name for tree in trees.values() for name in tree.others]:
+        kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in others)
+        sorts = ", ".join(f"{suffix}: {count}" for suffix, count in sorted(kinds.items()))
+        notes.append(f"left out, because they are no images by their suffix ({sorts}): {some_of(others)}")
+    _check(root, splits, trees)
+    first = next(iter(trees.values()))
+    classes = tuple(first.images)
+
+    def read(split: str) -> Iterator[Example]:
+        for label, name in enumerate(classes):
+            for file in trees[split].images.get(name, ()):
+                yield Example(printable(file), (root / file).read_bytes(), label)
+
+    labels = {
+        split: np.repeat(np.arange(len(classes), dtype=np.int32), [len(tree.images.get(name, ())) for name in classes])
+        for split, tree in trees.items()
+    }
+    return Source(str(root), tuple(map(printable, classes)), labels, read, tuple(notes))
+
+
+def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """(split -> its folder, notes). Without a folder `train`, all folders are classes: one may be called `valid`."""
+    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+    if not any(split_named(f.name) == "train" for f in folders):
+        return {ALL: root}, []
+    named, notes = by_split((f.name for f in folders), str(root))
+    return {split: root / name for split, name in named.items()}, notes
+
+
+def _tree(root: Path, folder: Path) -> _Tree:
+    """The class folders of `folder` with what lies below them."""
+    images: dict[str, list[str]] = {}
+    others: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.name.startswith("."):
+                continue
+            files = sorted(_files(entry.path)) if entry.is_dir() else [entry.path]
+            relative = [os.path.relpath(file, root) for file in files]
+            is_image = [entry.is_dir() and os.path.splitext(file)[1].lower() in SUFFIXES for file in files]
+            if entry.is_dir():
+                images[entry.name] = [file for file, image in zip(relative, is_image, strict=True) if image]
+            others += [file for file, image in zip(relative, is_image, strict=True) if not image]
+    return _Tree(images, others)
+
+
+def _files(folder: str) -> Iterator[str]:
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (os.path.join(place, name) for name in files if not name.startswith("."))
+
+
+def _check(root: Path, splits: dict[str, Path], trees: dict[str, _Tree]) -> None:
+    """DataError if there are no images, or if a split has other classes than train."""
+    first = next(iter(trees.values()))
+    if not first.images:
+        what = f"holds no class folders; expected {root.name}/CLASS/*.jpg or {root.name}/train/CLASS/*.jpg"
+        raise DataError(Problem(str(splits.get("train", root)), what))
+    problems = []
+    for split, tree in list(trees.items())[1:]:
+        surplus = [name for name in tree.images if name not in first.images]
+        absent = [name for name in first.images if name not in tree.images]
+        guesses = {name: nearest(name, absent) for name in surplus}
+        problems += [
+            Problem(str(splits[split]), f"class '{printable(name)}' is not among the classes of train", near)
+            for name, near in guesses.items()
+        ]
+        problems += [
+            Problem(str(splits[split]), f"has no folder of class '{printable(name)}', which train has")
+            for name in absent
+            if name not in guesses.values()
+        ]
+    if problems:
+        raise DataError(*problems)

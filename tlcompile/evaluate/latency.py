@@ -1,0 +1,142 @@
+"""How long engines take, compared fairly.
+
+Each engine runs in a process of its own. They take turns in rounds of short bursts, in a new random order each round,
+so that a machine that slows down or speeds up does so for all of them; while one measures, the others are idle.
+Google Benchmark found that interleaving takes 40 % off the variance between runs.
+
+Times of one burst resemble each other more than times of different rounds, so the interval of the median is a bootstrap
+over rounds, not over calls. A median whose interval is wider than 10 % of it is called noisy, in a sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlcompile import progress
+from tlcompile.errors import Problem, TlcompileError
+from tlcompile.evaluate.isolate import EngineProcess
+
+if TYPE_CHECKING:
+    from tlcompile.artifacts import Feed
+
+BURST = 10  # timed calls of one engine in one round
+_WARM_FIRST, _WARM_BURST = 10, 2  # calls before the first round, and before each burst
+_NOISY = 0.10  # relative width of the interval, or difference between the halves
+_RUNS_FOR_P99 = 662  # MLPerf early stopping: 99 % confidence in a 99th percentile
+_RESAMPLES, _BLOCK = 2000, 100  # in blocks, so that memory stays small for many calls
+
+
+def measure(engines: dict[str, Path], feeds: dict[int, Feed], runs: int, seed: int = 0) -> dict[str, Any]:
+    """Latency of every engine on every feed, at least `runs` timed calls each, rounded up to whole bursts.
+
+    `engines` is name -> engine folder, `feeds` batch size -> feed. Returns name -> `load_s`, `rss_mib`, `threads`,
+    `device` and `batches`: batch size as text -> what `summary` says, with `feed`, its shapes in words.
+    """
+    if runs < 2 * BURST:
+        raise TlcompileError(Problem("latency", f"found runs = {runs}, expected at least {2 * BURST}: two rounds"))
+    rounds = math.ceil(runs / BURST)
+    rng = np.random.default_rng(seed)
+    results: dict[str, Any] = {}
+    with ExitStack() as stack:
+        children = {name: stack.enter_context(EngineProcess(folder)) for name, folder in engines.items()}
+        batches: dict[str, dict[str, Any]] = {name: {} for name in engines}
+        for batch, feed in feeds.items():
+            seconds = _rounds(children, batch, feed, rounds, rng)
+            for name, times in seconds.items():
+                batches[name][str(batch)] = {"feed": in_words(feed), **summary(times, batch, rng)}
+        for name, child in children.items():
+            known = child.info()
+            results[name] = {
+                "load_s": _round(known["load_s"]),
+                "rss_mib": _round(known["rss_mib"]),
+                "threads": known["threads"],
+                "device": known["device"],
+                "batches": batches[name],
+            }
+    return results
+
+
+def _rounds(
+    children: dict[str, EngineProcess], batch: int, feed: Feed, rounds: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Seconds [rounds, BURST] of every engine on one feed."""
+    paths = {name: child.keep(f"batch-{batch}", feed) for name, child in children.items()}
+    for name, child in children.items():
+        child.time(paths[name], warmup=_WARM_FIRST, runs=0)
+    taken: dict[str, list[list[float]]] = {name: [] for name in children}
+    names = list(children)
+    for _ in progress.track(range(rounds), f"latency, batch {batch}", rounds):
+        for index in rng.permutation(len(names)):
+            name = names[index]
+            taken[name].append(children[name].time(paths[name], warmup=_WARM_BURST, runs=BURST))
+    return {name: np.array(times) for name, times in taken.items()}
+
+
+def summary(seconds: np.ndarray, batch: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Percentiles of `seconds` [rounds, calls], each call on `batch` examples.
+
+    `noisy` and `p99_note` are sentences; `noisy` is empty where the median can be relied on.
+    """
+    ms = seconds * 1000
+    p50, p90, p99 = (float(p) for p in np.percentile(ms, [50, 90, 99]))
+    low, high = _interval(ms, rng)
+    half = len(ms) // 2
+    halves = [float(np.median(part)) for part in (ms[:half], ms[half:])]
+    return {
+        "p50_ms": _round(p50),
+        "p50_interval_ms": [_round(low), _round(high)],
+        "p90_ms": _round(p90),
+        "p99_ms": _round(p99),
+        "mean_ms": _round(float(ms.mean())),
+        "max_ms": _round(float(ms.max())),
+        "throughput_per_s": _round(batch * 1000 / float(ms.mean())),
+        "n": int(ms.size),
+        "warmup": _WARM_FIRST + _WARM_BURST * len(ms),
+        "noisy": _verdict(p50, low, high, halves),
+        "p99_note": _p99_note(ms.size),
+    }
+
+
+def _interval(ms: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """95 % interval of the median by a bootstrap over rounds."""
+    medians = [
+        np.median(ms[rng.integers(0, len(ms), (_BLOCK, len(ms)))].reshape(_BLOCK, -1), axis=1)
+        for _ in range(_RESAMPLES // _BLOCK)
+    ]
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _verdict(p50: float, low: float, high: float, halves: list[float]) -> str:
+    width, drift = (high - low) / p50, (halves[1] - halves[0]) / p50
+    if width <= _NOISY and abs(drift) <= _NOISY:
+        return ""
+    return (
+        f"too noisy to decide: the median's 95 % interval is {width:.0%} wide and the second half of the rounds was "
+        f"{abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than the first"
+    )
+
+
+def _p99_note(calls: int) -> str:
+    if calls >= _RUNS_FOR_P99:
+        return f"from {calls} calls; {_RUNS_FOR_P99} are enough for 99 % confidence"
+    missed = 0.99**calls
+    return (
+        f"an estimate from {calls} calls: with probability {missed:.0%} the true p99 is above even the slowest of "
+        f"them; {_RUNS_FOR_P99} calls are needed for 99 % confidence"
+    )
+
+
+def in_words(feed: Feed) -> str:
+    """`image uint8 1x224x224x3`"""
+    return ", ".join(f"{name} {value.dtype} {'x'.join(map(str, value.shape))}" for name, value in feed.items())
+
+
+def _round(value: float) -> float:
+    """To 4 significant digits."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,58 @@
+"""The trained module -> ONNX, from the network's own input to `logits`, with a dynamic batch."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlcompile.artifacts import ImageSpec
+from tlcompile.errors import Problem, TlcompileError
+from tlcompile.models._network import Network
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+
+def example_inputs(network: Network) -> dict[str, torch.Tensor]:
+    """A batch of two with the shapes of the network's input; two, so that no exporter takes the batch for a constant."""
+    import torch
+
+    if isinstance(network.spec, ImageSpec):
+        return {"pixels": torch.zeros(2, 3, network.spec.image_size, network.spec.image_size)}
+    tokens = min(8, network.spec.max_length)
+    return {
+        "input_ids": torch.ones(2, tokens, dtype=torch.int64),
+        "attention_mask": torch.ones(2, tokens, dtype=torch.int64),
+    }
+
+
+def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.ModelProto:
+    """Export through torch's TorchScript exporter (seconds) or its dynamo exporter; TlcompileError where it fails."""
+    import onnx
+    import torch
+
+    module = network.module.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    inputs = example_inputs(network)
+    axes = {name: {0: "batch", 1: "tokens"} if value.ndim == 2 else {0: "batch"} for name, value in inputs.items()}
+    common = {"input_names": list(inputs), "output_names": ["logits"], "opset_version": opset}
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # tracer warnings about Python ints; parity is checked on real examples
+            if exporter == "dynamo":
+                shapes = {n: {d: torch.export.Dim(a) for d, a in dims.items()} for n, dims in axes.items()}
+                torch.onnx.export(
+                    module, (), str(file), kwargs=inputs, dynamo=True, dynamic_shapes=shapes, external_data=False, **common
+                )
+            else:
+                outputs = {"logits": {0: "batch"}}
+                torch.onnx.export(
+                    module, tuple(inputs.values()), str(file), dynamo=False, dynamic_axes={**axes, **outputs}, **common
+                )
+    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+        other = "dynamo" if exporter == "torchscript" else "torchscript"
+        reason = str(error).strip().splitlines()[0][:300]
+        what = f"the {exporter} exporter can't export this network: {reason}; try exporter = \"{other}\""
+        raise TlcompileError(Problem("export.exporter", what)) from error
+    return onnx.load(file)

@@ -1,0 +1,110 @@
+"""Static int8 post-training quantization as explicit Q/DQ nodes, in the dialect of the target.
+
+    x86-vnni   u8 activations × s8 weights per channel
+    x86        the same with 7-bit weights: without VNNI the 16-bit sums of vpmaddubsw saturate
+    arm        s8 × s8 per channel
+    tensorrt   s8 × s8 per channel, symmetric activations, biases left in fp32
+
+Precision lives in the graph, so every runtime that reads it computes the same thing. Ranges come from the calibration
+examples. Preprocessing and softmax stay in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tlcompile.artifacts import Feed
+from tlcompile.errors import Problem, TlcompileError
+from tlcompile.optimize import Context
+from tlcompile.options import Field, NameList
+from tlcompile.options import Options as Base
+from tlcompile.parity import Tolerance
+
+if TYPE_CHECKING:
+    import onnx
+
+PACKAGES = ("onnx", "onnxruntime")
+ON_BY_DEFAULT = False
+DIALECTS = ("x86-vnni", "x86", "arm", "tensorrt")
+
+
+class Options(Base):
+    scheme: Literal["int8"] = "int8"
+    calibration: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="how ranges are chosen")
+    exclude: NameList = Field((), description="names of nodes that stay in fp32")
+    min_agreement: float = Field(0.8, ge=0, le=1, description="least share of golden examples that keep their label")
+
+
+def variant(options: Options) -> str:
+    return options.scheme
+
+
+def tolerance(options: Options) -> Tolerance:
+    """int8 moves probabilities; whether that matters is decided on the test split. This catches a broken graph."""
+    return Tolerance(max_abs=1.0, agreement=options.min_agreement)
+
+
+def apply(model: Path, options: Options, context: Context, target: Path) -> None:
+    import logging
+    import tempfile
+
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.feeds: Iterator[Feed] = context.calibration()
+
+        def get_next(self) -> Feed | None:
+            return next(self.feeds, None)
+
+    logging.getLogger().setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        try:
+            quant_pre_process(model, prepared, skip_symbolic_shape=True)
+            excluded = [*options.exclude, *kept_in_fp32(prepared, options)]
+            quantize_static(prepared, target, Reader(), nodes_to_exclude=excluded, **arguments(options, context.dialect))
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0][:300]
+            raise TlcompileError(Problem("optimize.quantize", f"this graph can't be quantized: {reason}")) from error
+
+
+def arguments(options: Options, dialect: str) -> dict[str, Any]:
+    """The dialect in the words of ONNX Runtime's quantizer."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
+
+    signed = dialect in ("arm", "tensorrt")
+    methods = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
+    return {
+        "quant_format": QuantFormat.QDQ,
+        "activation_type": QuantType.QInt8 if signed else QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "per_channel": True,
+        "reduce_range": dialect == "x86",
+        "calibrate_method": CalibrationMethod[methods[options.calibration]],
+        "op_types_to_quantize": ["Conv", "MatMul", "Gemm", "Add", "GlobalAveragePool", "AveragePool", "MaxPool"],
+        "extra_options": {
+            "ActivationSymmetric": dialect == "tensorrt",
+            "WeightSymmetric": True,
+            "QuantizeBias": dialect != "tensorrt",
+            "DedicatedQDQPair": dialect == "tensorrt",
+        },
+    }
+
+
+def kept_in_fp32(model: Path, options: Options) -> list[str]:
+    """Nodes of the preprocessing, and those whose name the recipe misspelt are told."""
+    import onnx
+
+    from tlcompile.errors import RecipeError, nearest
+
+    names = [n.name for n in onnx.load(model, load_external_data=False).graph.node]
+    unknown = [n for n in options.exclude if n not in names]
+    if unknown:
+        raise RecipeError(
+            *(Problem("optimize.quantize.exclude", f"the graph has no node '{n}'", nearest(n, names)) for n in unknown)
+        )
+    return [n for n in names if n.startswith("preprocess/")]

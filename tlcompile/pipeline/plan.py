@@ -1,0 +1,186 @@
+"""Recipe -> the steps of its build, in order. This list is the program; read it first."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tlcompile import compile as backends
+from tlcompile import registry
+from tlcompile.errors import Problem, RecipeError, nearest, one_of
+from tlcompile.pipeline import stages
+from tlcompile.pipeline.step import Step, plugin_parts, tools
+from tlcompile.recipe import Plugin, Recipe, Target
+from tlcompile.store import Store
+
+BASE = "optimize/base/"
+FP32 = "fp32"
+
+
+def plan(recipe: Recipe, store: Store) -> list[Step]:
+    """Every step of building `recipe`. RecipeError where targets ask for variants that no pass makes."""
+    steps = [*first_steps(recipe, store)]
+    base = steps[-1].name
+    forks = {p.module.variant(p.options): p for p in recipe.passes if p.module.variant(p.options)}
+    graphs: dict[tuple[str, str], str] = {}
+    engines: list[tuple[Target, str, str]] = []
+    for target, variant in wanted(recipe, (FP32, *forks)):
+        dialect = backends.dialect(target.backend.name, target.backend.options) if variant != FP32 else ""
+        if variant == FP32:
+            graphs[variant, dialect] = base
+        elif (variant, dialect) not in graphs:
+            step = pass_step(f"optimize/{variant}-{dialect}", forks[variant], dialect, base, store)
+            graphs[variant, dialect] = step.name
+            steps.append(step)
+        engines.append((target, variant, graphs[variant, dialect]))
+    steps += [compile_step(*engine, store) for engine in engines]
+    steps += [evaluate_step(*engine) for engine in engines]
+    names = tuple(engine_name(target, variant) for target, variant, _ in engines)
+    steps.append(latency_step(recipe, names))
+    steps.append(report_step(recipe, steps))
+    steps.append(package_step(recipe, steps))
+    return steps
+
+
+def engine_name(target: Target, variant: str) -> str:
+    return f"compile/{target.name}/{variant}"
+
+
+def wanted(recipe: Recipe, known: tuple[str, ...]) -> list[tuple[Target, str]]:
+    """(target, variant) in the recipe's order; a target that names no variants gets all of them."""
+    problems = [
+        Problem(
+            f"{recipe.path}: compile '{t.name}': variants",
+            f"no pass of [optimize] makes '{v}'; known here: {one_of(known)}",
+            nearest(v, known),
+        )
+        for t in recipe.targets
+        for v in t.variants
+        if v not in known
+    ]
+    if problems:
+        raise RecipeError(*problems)
+    return [(t, v) for t in recipe.targets for v in t.variants or known]
+
+
+def first_steps(recipe: Recipe, store: Store) -> list[Step]:
+    """data -> train -> export -> the passes that every target shares."""
+    kind = registry.load("tasks", recipe.task).KIND
+    steps = [
+        Step(
+            "data",
+            "data",
+            (),
+            lambda: {
+                "table": recipe.data.model_dump(mode="json", exclude={"source"}),
+                "source": plugin_parts(recipe.source, store),
+                "kind": kind,
+                "seed": recipe.seed,
+                "tools": tools("numpy", "pyarrow", "pillow"),
+            },
+            partial(stages.data, recipe),
+        ),
+        Step(
+            "train",
+            "train",
+            ("data",),
+            lambda: {
+                "model": plugin_parts(recipe.model, store),
+                "table": recipe.train.model_dump(mode="json"),
+                "seed": recipe.seed,
+                "tools": tools("torch", "torchvision", "accelerate", "tokenizers", "pillow"),
+                "device": gpu(),
+            },
+            partial(stages.train, recipe),
+        ),
+        Step(
+            "export",
+            "export",
+            ("data", "train"),
+            lambda: {
+                "model": plugin_parts(recipe.model, store),
+                "table": recipe.export.model_dump(mode="json"),
+                "tools": tools("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
+            },
+            partial(stages.export, recipe),
+        ),
+    ]
+    for step in recipe.passes:
+        if not step.module.variant(step.options):
+            steps.append(pass_step(f"{BASE}{step.name}", step, "", steps[-1].name, store))
+    return steps
+
+
+def pass_step(name: str, step: Plugin, dialect: str, before: str, store: Store) -> Step:
+    return Step(
+        name,
+        "optimize",
+        ("data", before),
+        lambda: {"pass": plugin_parts(step, store), "dialect": dialect, "tools": tools("onnxruntime", "onnxruntime-gpu")},
+        partial(stages.optimize, step, dialect, before),
+    )
+
+
+def compile_step(target: Target, variant: str, graph: str, store: Store) -> Step:
+    backend = target.backend
+    return Step(
+        engine_name(target, variant),
+        "compile",
+        (graph,),
+        lambda: {
+            "backend": plugin_parts(backend, store),
+            "variant": variant,
+            "device": backends.device(backend.name, backend.options),
+        },
+        partial(stages.compile, target, variant, graph),
+    )
+
+
+def evaluate_step(target: Target, variant: str, graph: str) -> Step:
+    engine = engine_name(target, variant)
+    return Step(
+        f"evaluate/{target.name}/{variant}",
+        "evaluate",
+        ("data", graph, engine),
+        lambda: {"device": backends.device(target.backend.name, target.backend.options)},
+        partial(stages.evaluate, graph, engine, 32),
+    )
+
+
+def latency_step(recipe: Recipe, engines: tuple[str, ...]) -> Step:
+    def parts() -> dict[str, Any]:
+        devices = {t.name: backends.device(t.backend.name, t.backend.options) for t in recipe.targets}
+        table = recipe.evaluate.model_dump(mode="json", include={"batch_size", "latency_runs"})
+        return {"table": table, "devices": devices}
+
+    return Step("evaluate/latency", "evaluate", ("data", *engines), parts, partial(stages.latency, recipe, engines))
+
+
+def report_step(recipe: Recipe, before: list[Step]) -> Step:
+    names = tuple(step.name for step in before)
+    return Step(
+        "report",
+        "report",
+        names,
+        lambda: {"name": recipe.name, "gates": recipe.gates.model_dump(mode="json"), "alpha": recipe.evaluate.alpha},
+        partial(stages.report, recipe),
+    )
+
+
+def package_step(recipe: Recipe, before: list[Step]) -> Step:
+    return Step(
+        "package",
+        "package",
+        tuple(step.name for step in before),
+        lambda: {"recipe": recipe.text, "resolved": recipe.resolved()},
+        partial(stages.package, recipe),
+    )
+
+
+def gpu() -> str:
+    """The NVIDIA driver that training would use, or 'cpu'. Reads one small file; imports no torch."""
+    try:
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
+    except OSError:
+        return "cpu"

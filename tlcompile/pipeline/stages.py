@@ -1,0 +1,140 @@
+"""What each step does: takes what was made before, calls one room, fills one folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tlcompile import registry
+from tlcompile.artifacts import Checkpoint, Engine, Feed, Graph, Splits, read_json, write_json
+from tlcompile.pipeline.step import Made
+from tlcompile.recipe import Plugin, Recipe, Target
+
+
+def data(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.data import prepare
+
+    kind = registry.load("tasks", recipe.task).KIND
+    prepare(recipe.source.module, recipe.source.options, recipe.data, kind, recipe.seed, folder)
+
+
+def splits_of(made: Made) -> Splits:
+    return Splits(made["data"].folder, made["data"].digest)
+
+
+def train(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.train import Job, run
+
+    splits = splits_of(made)
+    base = recipe.path.parent.resolve()
+    job = Job(recipe.task, recipe.model, recipe.train, recipe.seed, splits.folder.resolve(), splits.classes, base)
+    run(job, folder, work)
+
+
+def export(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.export import export as to_graph
+
+    checkpoint = Checkpoint(made["train"].folder, made["train"].digest)
+    to_graph(checkpoint, splits_of(made), recipe.model, recipe.export, folder)
+
+
+def optimize(step: Plugin, dialect: str, before: str, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.optimize import Context, run
+
+    graph = Graph(made[before].folder, made[before].digest)
+    run(step, graph, Context(dialect, lambda: calibration(graph, splits_of(made))), folder)
+
+
+def calibration(graph: Graph, splits: Splits) -> Iterator[Feed]:
+    """The calibration examples, one a feed: batches would pad texts, and images differ in size."""
+    from tlcompile import progress
+    from tlcompile.data import Split
+    from tlcompile.runtime.feeds import feeder
+
+    feed = feeder(graph.signature, graph.folder)
+    split = Split(splits.folder, "train")
+    indices = splits.info["calibration"]
+    yield from (feed([split[i]]) for i in progress.track(indices, "calibrate", len(indices)))
+
+
+def compile(target: Target, variant: str, graph: str, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.compile import build
+
+    build(target.backend.name, target.backend.options, Graph(made[graph].folder, made[graph].digest), variant, folder)
+
+
+def evaluate(graph: str, engine: str, batch_size: int, made: Made, folder: Path, work: Path) -> None:
+    """Accuracy in the runtime that ships. Where it can't run here, that of the same graph in ONNX Runtime, marked so."""
+    from tlcompile.evaluate.accuracy import measure
+
+    compiled = Engine(made[engine].folder, made[engine].digest)
+    runs_here = compiled.info["runs_here"]
+    stand_in = work / "stand-in"
+    if not runs_here:
+        _stand_in(Graph(made[graph].folder, made[graph].digest), compiled.info["variant"], stand_in)
+    splits = splits_of(made)
+    result = measure(compiled.folder if runs_here else stand_in, splits, "test", batch_size, folder, engine)
+    result["measured_in"] = compiled.info["backend"] if runs_here else f"onnxruntime: {compiled.info['why_not']}"
+    write_json(folder / "evaluation.json", result)
+
+
+def _stand_in(graph: Graph, variant: str, folder: Path) -> None:
+    from tlcompile.compile import build
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    build("onnxruntime", registry.load("compile", "onnxruntime").Options(), graph, variant, folder)
+
+
+def latency(recipe: Recipe, engines: tuple[str, ...], made: Made, folder: Path, work: Path) -> None:
+    """All engines that run here, in one interleaved run."""
+    from tlcompile.data import Split
+    from tlcompile.evaluate.latency import measure
+    from tlcompile.runtime.feeds import feeder
+
+    opened = {name: Engine(made[name].folder, made[name].digest) for name in engines}
+    running = {name: engine.folder for name, engine in opened.items() if engine.info["runs_here"]}
+    result: dict[str, Any] = {}
+    if running:
+        first = next(iter(opened.values()))
+        feed = feeder(first.signature, first.folder)
+        example = typical(Split(splits_of(made).folder, "test"))
+        feeds = {size: feed([example] * size) for size in (1, recipe.evaluate.batch_size)}
+        result = measure(running, feeds, recipe.evaluate.latency_runs)
+    write_json(folder / "latency.json", result)
+
+
+def typical(split: Any) -> Any:
+    """The example of median size (pixels, or bytes of text)."""
+    import numpy as np
+
+    sizes = split.shapes.astype(np.int64).prod(-1)
+    return split[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])]
+
+
+def report(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.pipeline.facts import gather
+    from tlcompile.report.write import write
+
+    write(gather(recipe, made), folder)
+
+
+def package(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.package.bundle import write
+    from tlcompile.pipeline.facts import portable_graph, shipped
+
+    facts = read_json(made["report"].folder / "report.json")
+    base = portable_graph(made)
+    write(
+        folder,
+        name=recipe.name,
+        recipe_text=recipe.text,
+        resolved=recipe.resolved(),
+        graph=base,
+        engines=shipped(facts, made),
+        golden=base.folder / "golden.npz",
+        report=made["report"].folder,
+        facts=facts,
+    )

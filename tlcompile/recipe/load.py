@@ -1,0 +1,219 @@
+"""Read a recipe: TOML, then each table by its own model, then what only the whole can tell. Collects every mistake."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from tlcompile import registry
+from tlcompile.errors import Problem, RecipeError, nearest, one_of
+from tlcompile.options import Options
+from tlcompile.recipe import locate
+from tlcompile.recipe.tables import (
+    DataTable,
+    EvaluateTable,
+    ExportTable,
+    GatesTable,
+    HeadTable,
+    Plugin,
+    Recipe,
+    Target,
+    TargetTable,
+    TrainTable,
+)
+
+TABLES = ("data", "model", "train", "export", "optimize", "compile", "evaluate", "gates")
+Table = TypeVar("Table", bound=Options)
+
+_TYPE_NAMES = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array", dict: "a table"}
+_EXPECTED = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "bool_type": "a boolean (true or false)",
+    "tuple_type": "an array",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
+
+
+def load(path: Path, data: Path | None = None) -> Recipe:
+    """The recipe at `path`; `data` replaces its `data.path`. RecipeError lists every mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        siblings = [str(path.parent / f.name) for f in path.parent.glob("*.toml")]
+        raise RecipeError(Problem(str(path), "no such recipe", nearest(str(path), siblings))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(Problem(str(path), f"can't be read as UTF-8 text: {error}")) from error
+    return parse(text, path, data)
+
+
+def parse(text: str, path: Path = Path("recipe.toml"), data: Path | None = None) -> Recipe:
+    """`text` as a recipe; `path` names it in messages and is where its relative paths start."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(Problem(str(path), f"not valid TOML: {error}")) from error
+    if data is not None and isinstance(raw.get("data"), dict):
+        raw["data"]["path"] = str(data.resolve())
+    reader = _Reader(path, locate.lines(text))
+    recipe = reader.recipe(raw, text)
+    if reader.problems or recipe is None:
+        raise RecipeError(*reader.problems)
+    return recipe
+
+
+@dataclass
+class _Reader:
+    """Collects problems while the tables are read; a table that failed is None and is not asked about further."""
+
+    path: Path
+    places: dict[locate.Path, int]
+    problems: list[Problem] = field(default_factory=list)
+
+    def say(self, where: locate.Path, what: str, near: str = "") -> None:
+        line = locate.line_of(where, self.places)
+        place = f"{self.path}:{line}" if line else str(self.path)
+        self.problems.append(Problem(f"{place}: {locate.spell(where)}" if where else place, what, near))
+
+    def recipe(self, raw: dict[str, Any], text: str) -> Recipe | None:
+        head = self.table(HeadTable, {k: v for k, v in raw.items() if k not in TABLES}, (), also=TABLES)
+        raw = {k: v for k, v in raw.items() if k in TABLES and self.is_table(k, v)}
+        data, source = self.plugin(DataTable, raw.get("data"), ("data",), "data", "source")
+        if data is not None:
+            self.known("tasks", data.task, ("data", "task"))
+        _, model = self.plugin(None, raw.get("model"), ("model",), "models", "library")
+        train = self.table(TrainTable, raw.get("train", {}), ("train",))
+        export = self.table(ExportTable, raw.get("export", {}), ("export",))
+        passes = self.passes(raw.get("optimize", {}))
+        targets = self.targets(raw.get("compile", [{"backend": "onnxruntime"}]))
+        evaluate = self.table(EvaluateTable, raw.get("evaluate", {}), ("evaluate",))
+        gates = self.table(GatesTable, raw.get("gates", {}), ("gates",))
+        if self.problems or not (head and data and source and model and train and export and evaluate and gates):
+            return None
+        return Recipe(
+            self.path, text, head.name, head.seed, data.task, data, source, model, train, export, passes, targets, evaluate, gates
+        )
+
+    def is_table(self, name: str, value: Any) -> bool:
+        expected = list if name == "compile" else dict
+        if isinstance(value, expected) and (expected is dict or all(isinstance(v, dict) for v in value)):
+            return True
+        form = "[[compile]] tables" if name == "compile" else f"a table [{name}]"
+        self.say((name,), f"expected {form}, found {_found(value)}")
+        return False
+
+    def table(
+        self, model: type[Table], raw: Mapping[str, Any], where: locate.Path, also: Sequence[str] = ()
+    ) -> Table | None:
+        """`raw` validated by `model`; `also` are further names that an unknown key may have meant."""
+        try:
+            return model.model_validate(raw, context={"base": self.path.parent})
+        except ValidationError as error:
+            for mistake in error.errors(include_url=False):
+                self.mistake(mistake, where, model, also)
+            return None
+
+    def mistake(self, mistake: Any, where: locate.Path, model: type[Options], also: Sequence[str]) -> None:
+        place = (*where, *mistake["loc"])
+        kind, value = mistake["type"], mistake["input"]
+        if kind == "extra_forbidden":
+            known = [*_model_at(model, mistake["loc"][:-1]).model_fields, *also]
+            self.say(place, "unknown key", nearest(str(mistake["loc"][-1]), known))
+        elif kind == "missing":
+            self.say(place, "required and not given")
+        elif kind == "literal_error":
+            choices = [c.strip("'") for c in mistake["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+            near = nearest(value, choices) if isinstance(value, str) else ""
+            self.say(place, f"expected {mistake['ctx']['expected']}, found {_found(value)}", near)
+        elif kind in _EXPECTED:
+            self.say(place, f"expected {_EXPECTED[kind]}, found {_found(value)}")
+        elif kind == "value_error":
+            self.say(place, mistake["msg"].removeprefix("Value error, "))
+        else:
+            self.say(place, f"{mistake['msg'][0].lower()}{mistake['msg'][1:]}, found {_found(value)}")
+
+    def known(self, room: str, name: str, where: locate.Path) -> bool:
+        """Whether `name` is a plug-in of `room`; says so if not."""
+        if name in registry.names(room) or name in registry.third_party(room):
+            return True
+        known = sorted({*registry.names(room), *registry.third_party(room)})
+        self.say(where, f"'{name}' is not one of {one_of(known)}", nearest(name, known))
+        return False
+
+    def plugin(
+        self, common: type[Table] | None, raw: Mapping[str, Any] | None, where: locate.Path, room: str, selector: str
+    ) -> tuple[Table | None, Plugin | None]:
+        """A table shared by `common` keys and those of the plug-in that its `selector` key names."""
+        if raw is None:
+            self.say((), f"table [{locate.spell(where)}] is required and not given")
+            return None, None
+        name = raw.get(selector)
+        options: type[Options] | None = None
+        if isinstance(name, str):
+            options = registry.load(room, name).Options if self.known(room, name, (*where, selector)) else None
+        elif common is None or name is not None:
+            self.say((*where, selector), f"expected a name in quotes, found {_found(name)}" if selector in raw else "required and not given")
+        mine = {selector, *(common.model_fields if common else ())}
+        others = {k: v for k, v in raw.items() if k not in mine}
+        table = None
+        if common is not None and (name is None or isinstance(name, str)):
+            table = self.table(common, {k: v for k, v in raw.items() if k in mine}, where)
+        if options is None:
+            return table, None
+        chosen = self.table(options, others, where, also=sorted(mine))
+        return table, Plugin(room, str(name), chosen) if chosen is not None else None
+
+    def passes(self, raw: Mapping[str, Any]) -> tuple[Plugin, ...]:
+        """`[optimize.<pass>]` in the recipe's order; passes that are on by default come first."""
+        wanted = {**{n: {} for n in registry.names("optimize") if n not in raw and _on(n)}, **raw}
+        found = []
+        for name, table in wanted.items():
+            where = ("optimize", name)
+            if not self.known("optimize", name, where):
+                continue
+            if not isinstance(table, dict):
+                self.say(where, f"expected a table [optimize.{name}], found {_found(table)}")
+            elif options := self.table(registry.load("optimize", name).Options, table, where):
+                found.append(Plugin("optimize", name, options))
+        return tuple(found)
+
+    def targets(self, raw: Sequence[Mapping[str, Any]]) -> tuple[Target, ...]:
+        found: list[Target] = []
+        for index, table in enumerate(raw):
+            where = ("compile", index)
+            common, backend = self.plugin(TargetTable, table, where, "compile", "backend")
+            if common is None or backend is None:
+                continue
+            name = common.name or backend.name
+            if name in [t.name for t in found]:
+                self.say((*where, "name"), f"a second target is called '{name}'; give each a name of its own")
+            found.append(Target(name, backend, common.variants))
+        return tuple(found)
+
+
+def _on(name: str) -> bool:
+    return bool(registry.load("optimize", name).ON_BY_DEFAULT)
+
+
+def _model_at(model: type[Options], loc: Sequence[Any]) -> type[Options]:
+    """The model of the nested table at `loc`."""
+    for part in loc:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, Options):
+            model = annotation
+    return model
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    shown = repr(value) if not isinstance(value, bool) else str(value).lower()
+    return f"{_TYPE_NAMES.get(type(value), type(value).__name__)} {shown[:60]}"

@@ -1,0 +1,64 @@
+"""JSON Schema of recipes, so that an editor completes keys and underlines mistakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlcompile import registry
+from tlcompile.options import Options
+from tlcompile.recipe import tables
+
+
+def schema() -> dict[str, Any]:
+    """Draft 2020-12, self-contained. A table shared with a plug-in lists one alternative for each plug-in."""
+    head = _of(tables.HeadTable)
+    head["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    head["title"] = "tlcompile recipe"
+    data = _choice("data", "source", tables.DataTable)
+    for alternative in data["oneOf"]:
+        alternative["properties"]["task"] = {"enum": list(registry.names("tasks"))}
+    passes = {name: _of(registry.load("optimize", name).Options) for name in registry.names("optimize")}
+    head["properties"] |= {
+        "data": data,
+        "model": _choice("models", "library", None),
+        "train": _of(tables.TrainTable),
+        "export": _of(tables.ExportTable),
+        "optimize": {"type": "object", "properties": passes, "additionalProperties": False},
+        "compile": {"type": "array", "items": _choice("compile", "backend", tables.TargetTable)},
+        "evaluate": _of(tables.EvaluateTable),
+        "gates": _of(tables.GatesTable),
+    }
+    head["required"] = [*head.get("required", []), "data", "model"]
+    return head
+
+
+def _choice(room: str, selector: str, common: type[Options] | None) -> dict[str, Any]:
+    """One alternative for each plug-in of `room`: its selector, the common keys and its own."""
+    alternatives = []
+    for name in registry.names(room):
+        own = _of(registry.load(room, name).Options)
+        shared = _of(common) if common else {"properties": {}, "required": []}
+        properties = {**shared["properties"], **own["properties"], selector: {"const": name}}
+        required = {selector, *shared.get("required", []), *own.get("required", [])}
+        alternatives.append(
+            {"type": "object", "properties": properties, "required": sorted(required), "additionalProperties": False}
+        )
+    return {"oneOf": alternatives}
+
+
+def _of(model: type[Options]) -> dict[str, Any]:
+    """The schema of one table with its references written out."""
+    raw = model.model_json_schema()
+    definitions = raw.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, dict):
+            if "$ref" in value:
+                rest = {k: v for k, v in value.items() if k != "$ref"}
+                return {**inline(definitions[value["$ref"].rsplit("/", 1)[-1]]), **rest}
+            return {k: inline(v) for k, v in value.items()}
+        return [inline(v) for v in value] if isinstance(value, list) else value
+
+    inlined: dict[str, Any] = inline(raw)
+    inlined.setdefault("properties", {})
+    return inlined

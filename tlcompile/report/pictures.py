@@ -1,0 +1,17 @@
+"""Which pictures the facts allow, and their captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tlcompile.report.confusion import draw_confusion
+from tlcompile.report.curves import draw_curves
+from tlcompile.report.scatter import draw_variants
+
+_ALL = {"variants": draw_variants, "curves": draw_curves, "confusion": draw_confusion}
+
+
+def draw_all(facts: dict[str, Any], folder: Path) -> set[str]:
+    """Draw into `folder/NAME.png` what there are facts for; the names drawn, of `variants`, `curves`, `confusion`."""
+    return {name for name, draw in _ALL.items() if draw(facts, folder / f"{name}.png")}

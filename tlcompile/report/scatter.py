@@ -1,0 +1,78 @@
+"""Variants as accuracy against latency, with the interval of the accuracy: what a faster engine costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tlcompile.report.style import COLOURS, FAINT, INK, figure
+
+_MARKS = ("o", "s", "^", "D", "v", "P")
+
+
+def draw_variants(facts: dict[str, Any], path: Path) -> bool:
+    """Median latency at batch 1 against accuracy; False where no variant has both."""
+    shown = [v for v in facts.get("variants") or [] if v.get("accuracy") is not None and _p50(v) is not None]
+    if not shown:
+        return False
+    backends = list(dict.fromkeys(v.get("backend", "") for v in shown))
+    precisions = list(dict.fromkeys(v.get("variant", "") for v in shown))
+    with figure(path, 7.6, 4.0) as drawn:
+        axes = drawn.subplots()
+        for variant in shown:
+            colour = COLOURS[backends.index(variant.get("backend", "")) % len(COLOURS)]
+            mark = _MARKS[precisions.index(variant.get("variant", "")) % len(_MARKS)]
+            _point(axes, variant, colour, mark)
+        _frame(axes, shown)
+        _limits(axes, facts.get("gates") or [])
+        axes.set(xlabel="median latency at batch 1, ms", ylabel="accuracy on test examples")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=0.9)
+    return True
+
+
+def _p50(variant: dict[str, Any]) -> float | None:
+    found: float | None = ((variant.get("latency") or {}).get("batch_1") or {}).get("p50_ms")
+    return found
+
+
+def _span(variant: dict[str, Any]) -> tuple[float, float]:
+    """Lowest and highest accuracy of the interval; the accuracy itself where there is none."""
+    low, high = variant.get("accuracy_interval") or (None, None)
+    accuracy = variant["accuracy"]
+    return (accuracy if low is None else low), (accuracy if high is None else high)
+
+
+def _point(axes: Any, variant: dict[str, Any], colour: str, mark: str) -> None:
+    """Colour says the backend, the mark says the precision, a ring the engine that ships."""
+    x, y, (low, high) = _p50(variant), variant["accuracy"], _span(variant)
+    axes.vlines(x, low, high, color=colour, lw=1.4, alpha=0.6)
+    if variant.get("chosen"):
+        axes.plot(x, y, marker="o", ms=17, mfc="none", mec=INK, mew=1.3)
+    label = f"{variant.get('engine', '')}{' (ships)' if variant.get('chosen') else ''}"
+    axes.plot(x, y, marker=mark, ms=8, mec="white", mew=0.6, color=colour, ls="", label=label)
+
+
+def _frame(axes: Any, shown: list[dict[str, Any]]) -> None:
+    """Latency from 0 on; accuracy with room around its intervals."""
+    low, high = min(_span(v)[0] for v in shown), max(_span(v)[1] for v in shown)
+    room = max(high - low, 0.01) * 0.12
+    axes.set_xlim(0, max(_p50(v) or 0 for v in shown) * 1.12)
+    axes.set_ylim(low - room, high + room)
+
+
+def _limits(axes: Any, gates: list[dict[str, Any]]) -> None:
+    """The gates on these two numbers, unless they are so far off that the points would shrink to one."""
+    limits = {gate.get("gate"): gate.get("limit") for gate in gates}
+    text = {"fontsize": 8, "color": FAINT, "va": "bottom"}
+    bottom, top = axes.get_ylim()
+    least, most = limits.get("min_accuracy"), limits.get("max_latency_p50_ms")
+    if least is not None and bottom - (top - bottom) < least < top + (top - bottom):
+        room = (top - bottom) * 0.08
+        axes.set_ylim(min(bottom, least - room), max(top, least + room))
+        axes.axhline(least, color=FAINT, ls="--", lw=1)
+        axes.text(0.99, least, f"gate: at least {least:g}", transform=axes.get_yaxis_transform(), ha="right", **text)
+    if most is not None and most < 2 * axes.get_xlim()[1]:
+        axes.set_xlim(0, max(axes.get_xlim()[1], most * 1.08))
+        axes.axvline(most, color=FAINT, ls="--", lw=1)
+        at_top = {**text, "va": "top", "ha": "right", "rotation": 90}
+        axes.text(most, 0.99, f"gate: at most {most:g} ms ", transform=axes.get_xaxis_transform(), **at_top)

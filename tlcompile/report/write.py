@@ -1,0 +1,51 @@
+"""Facts of a build -> `report.json` (the facts), `report.md` (to be read) and `pictures/*.png`.
+
+The facts are plain JSON values; every key may be absent, and what is absent is left out of the page:
+
+    name, task, classes        as in the recipe and the data
+    recipe                     the recipe with every default
+    gates                      [{target, gate, limit, value, passed, deferred, why}]
+    variants                   [{engine, target, variant, backend, accuracy, accuracy_interval: [low, high], n, drop,
+                               drop_upper, measured_in: the backend, or what stood in for it, latency: {batch_1:
+                               {p50_ms, p90_ms, p99_ms, n}, batch_N: {…, throughput_per_s}}, size_mb, chosen, why}]
+    parity                     [{rung, against, max_abs, agreement, tolerance, ok}]
+    history                    [{epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds}]
+    confusion                  matrix of the chosen variant: row = true class, column = predicted class
+    per_class                  [{class, …numbers}]
+    data                       content of data.json
+    applied                    hyper-parameters, read back from what ran
+    stages                     [{step, seconds, cached}]
+    environment                {python, platform, cpu, isa, cores, versions, …}
+    notes                      sentences
+
+Equal facts give equal files: no time of day is written.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from tlcompile.artifacts import write_json
+from tlcompile.report.page import page
+from tlcompile.report.pictures import draw_all
+
+
+def write(facts: dict[str, Any], folder: Path) -> None:
+    """Fill `folder` with report.json, report.md and, where there is something to draw, pictures/*.png."""
+    facts = plain(facts)
+    write_json(folder / "report.json", facts)
+    pictures = draw_all(facts, folder / "pictures")
+    (folder / "report.md").write_text(page(facts, pictures), encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: numpy numbers and arrays as Python's, NaN and infinities as null."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,146 @@
+"""The content-addressed store: named key parts -> a finished folder.
+
+    <store>/<stage>/<key digest>/key.json     the named parts that the digest is made of
+                                /entry.json   digest of the output, seconds it took, label (recipe and step)
+                                /out/         what the stage made
+    <store>/work/<key digest>/                kept between runs: how a killed training goes on
+    <store>/lock/<key digest>                 held while the entry is made; the system frees it when its holder dies
+    <store>/stat/                             memo of the digests of unchanged data folders
+
+An entry appears by one rename of a folder that is complete, so a killed or failed run leaves none. Two processes that
+want the same entry meet at a lock, and the second finds it made. Names of parts matter more than their digest: they
+are how `why` tells what changed (after JAX's cache key and ninja's explain).
+The store knows neither stages nor torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tlcompile.artifacts import read_json, write_json
+from tlcompile.errors import Problem, RecipeError
+from tlcompile.fingerprint import StatCache, text_digest, tree_digest
+
+
+@dataclass(frozen=True)
+class Key:
+    """A stage and the named parts that decide its output. Values are JSON; nesting is told apart by `a.b` names."""
+
+    stage: str
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def flat(self) -> dict[str, str]:
+        return dict(_flatten("", self.parts))
+
+    @cached_property
+    def digest(self) -> str:
+        return text_digest(json.dumps([self.stage, sorted(self.flat.items())]))
+
+
+def _flatten(prefix: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [pair for k, v in value.items() for pair in _flatten(f"{prefix}.{k}" if prefix else str(k), v)]
+    return [(prefix, json.dumps(value, ensure_ascii=False))]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished output folder. `seconds` is what it took when it was made."""
+
+    folder: Path
+    digest: str
+    seconds: float
+    cached: bool = True
+
+
+class Store:
+    """Finished entries below `root`. Safe for several processes of one machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.stats = StatCache(root / "stat")
+
+    def _place(self, key: Key) -> Path:
+        return self.root / key.stage / key.digest
+
+    def find(self, key: Key) -> Entry | None:
+        place = self._place(key)
+        try:
+            entry = read_json(place / "entry.json")
+        except FileNotFoundError:
+            return None
+        return Entry(place / "out", entry["digest"], entry["seconds"])
+
+    def work(self, key: Key) -> Path:
+        """A folder that outlives a killed run; removed when the entry of `key` is made."""
+        folder = self.root / "work" / key.digest
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def make(self, key: Key, fill: Callable[[Path], None], label: str = "", fresh: bool = False) -> Entry:
+        """The entry of `key`, made by `fill(empty folder)` if it is not there (or `fresh`)."""
+        if not fresh and (found := self.find(key)):
+            return found
+        from filelock import FileLock
+
+        try:
+            self._place(key).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / "lock").mkdir(exist_ok=True)
+            lock = FileLock(self.root / "lock" / key.digest)
+            lock.acquire()
+        except OSError as error:
+            raise RecipeError(Problem(str(self.root), f"the store is not writable: {error.strerror}")) from error
+        try:
+            if not fresh and (found := self.find(key)):
+                return found
+            return self._fill(key, fill, label)
+        finally:
+            lock.release()
+
+    def _fill(self, key: Key, fill: Callable[[Path], None], label: str) -> Entry:
+        place = self._place(key)
+        temporary = place.with_name(f"{place.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)  # ours by the lock: left by a killed run
+        out = temporary / "out"
+        out.mkdir(parents=True)
+        try:
+            start = time.monotonic()
+            fill(out)
+            seconds = round(time.monotonic() - start, 3)
+            entry = {"digest": tree_digest(out), "seconds": seconds, "label": label, "made": int(time.time())}
+            write_json(temporary / "key.json", key.flat)
+            write_json(temporary / "entry.json", entry)
+            if place.exists():
+                shutil.rmtree(place)
+            os.rename(temporary, place)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        shutil.rmtree(self.root / "work" / key.digest, ignore_errors=True)
+        return Entry(place / "out", entry["digest"], seconds, cached=False)
+
+    def why(self, key: Key, label: str) -> list[str]:
+        """Why `key` has no entry: the parts that differ from the newest entry of the same label (else stage)."""
+        newest: tuple[tuple[bool, int], dict[str, str]] | None = None
+        for place in (self.root / key.stage).glob("*/entry.json"):
+            entry = read_json(place)
+            rank = (entry["label"] == label, entry["made"])
+            if newest is None or rank > newest[0]:
+                newest = rank, read_json(place.with_name("key.json"))
+        if newest is None:
+            return ["never made in this store"]
+        old, new = newest[1], key.flat
+        return [
+            f"{name}: {old.get(name, '(absent)')} -> {new.get(name, '(absent)')}"
+            for name in dict.fromkeys([*new, *old])
+            if old.get(name) != new.get(name)
+        ]

@@ -1,0 +1,74 @@
+"""One training process: `python -m tlcompile.train.worker JOB.json FOLDER WORK`, started by accelerate, or `train`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save_file
+
+from tlcompile import progress, registry
+from tlcompile.artifacts import ImageSpec, read_json, write_json
+from tlcompile.data._split import Split
+from tlcompile.errors import Problem, RecipeError, TlcompileError
+from tlcompile.models._network import Network
+from tlcompile.train import reference
+from tlcompile.train.job import Job
+from tlcompile.train.loop import Trainer
+
+
+def train(job: Job, folder: Path, work: Path) -> None:
+    """Fill `folder` with the Checkpoint of `job` (the main process does)."""
+    kind = registry.load("tasks", job.task).KIND
+    if kind not in job.model.module.KINDS:
+        raise RecipeError(Problem("model.library", f"'{job.model.name}' makes no networks for {kind}s"))
+    network: Network = job.model.module.build(job.model.options, len(job.classes))
+    splits = {name: Split(job.splits, name) for name in ("train", "val", "test")}
+    if job.table.batch_size > len(splits["train"]):
+        what = f"{job.table.batch_size} is more than the {len(splits['train'])} training examples"
+        raise RecipeError(Problem("train.batch_size", what))
+    try:
+        trainer = Trainer(job, network, splits["train"], splits["val"], work)
+        applied = trainer.fit()
+    except FloatingPointError:
+        raise TlcompileError(Problem("train", "the loss became NaN; lower train.lr or check the data")) from None
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        what = f"a batch of {job.table.batch_size} does not fit into memory; lower train.batch_size or train.image_size"
+        raise TlcompileError(Problem("train.batch_size", what)) from error
+    if trainer.accelerator.is_main_process:
+        write(job, network, splits, trainer, applied, folder)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def write(
+    job: Job, network: Network, splits: dict[str, Split], trainer: Trainer, applied: dict[str, object], folder: Path
+) -> None:
+    """The Checkpoint folder."""
+    state = {k: v.detach().cpu().contiguous() for k, v in network.module.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    spec = network.spec
+    kind = "image" if isinstance(spec, ImageSpec) else "text"
+    about = {**job.to_json(), "kind": kind, "spec": vars(spec), "head": list(network.head)}
+    write_json(folder / "network.json", {k: v for k, v in about.items() if k not in ("splits", "base")})
+    write_json(folder / "applied.json", applied)
+    write_json(folder / "history.json", trainer.history)
+    if network.tokenizer is not None:
+        shutil.copyfile(network.tokenizer, folder / "tokenizer.json")
+    found = {}
+    for name in ("val", "test"):
+        found[f"{name}_logits"] = reference.logits(network, splits[name], label=f"reference {name}")
+        found[f"{name}_labels"] = np.asarray(splits[name].labels)
+    np.savez(folder / "reference.npz", allow_pickle=False, **found)
+
+
+if __name__ == "__main__":
+    progress.quiet = False
+    train(Job.from_json(read_json(Path(sys.argv[1]))), Path(sys.argv[2]), Path(sys.argv[3]))
