@@ -35,6 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on standard error")]
 
 STORE = Path(".tlcompile")
+INTERRUPTED = 130
 
 
 @app.callback(invoke_without_command=True)
@@ -118,10 +119,13 @@ def check(recipe: RecipeFile, store: StoreDir = STORE, data: DataPath = None, as
 @app.command(epilog="Example: tlcompile why recipes/quickstart.toml")
 def why(recipe: RecipeFile, store: StoreDir = STORE, data: DataPath = None, as_json: AsJson = False) -> None:
     """Say of each step whether it would run, and which part of its key changed."""
+    from tlcompile.pipeline.build import check_paths
     from tlcompile.recipe import load
     from tlcompile.store import Store
 
-    looks = _looks(load(recipe, data), Store(store))
+    loaded = load(recipe, data)
+    check_paths(loaded)
+    looks = _looks(loaded, Store(store))
     if as_json:
         print(json.dumps([{"step": x.step.name, "cached": x.entry is not None, "why": x.reasons} for x in looks]))
         return
@@ -161,8 +165,11 @@ def verify(bundle: BundleDir, self_test: Annotated[bool, typer.Option(help="also
     if self_test:
         from tlcompile.runtime import load
 
-        model = load(bundle)
-        print(model.self_test())
+        with load(bundle) as model:
+            result = model.self_test()
+        print(result)
+        if not result.ok:
+            raise TlcompileError(f"{bundle}: the engine does not answer here as it was proven to")
 
 
 @app.command(epilog="Example: tlcompile evaluate dist/flowers --data new_photos")
@@ -218,9 +225,10 @@ def main() -> None:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as left:
+        if left.code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)

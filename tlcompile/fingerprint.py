@@ -13,13 +13,15 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _SETTLED_NS = 2_000_000_000
 
 
 def text_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Names of files need not be UTF-8: their stray bytes count as they are."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -45,7 +47,7 @@ def _listing(path: Path) -> tuple[str, int]:
     found: Iterator[tuple[str, os.stat_result]]
     found = ((n, e.stat()) for n, e in _walk(str(path))) if path.is_dir() else iter([("", path.stat())])
     for name, stat in found:
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}\n".encode())
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}\n".encode(errors="surrogateescape"))
         newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
     return digest.hexdigest(), newest
 
@@ -74,8 +76,9 @@ class StatCache:
             pass  # absent or damaged: it is only a memo
         digest = tree_digest(path)
         if _listing(path)[0] == listing and time.time_ns() - newest > _SETTLED_NS:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps({"listing": listing, "digest": digest}))
-            temporary.replace(note)
+            with suppress(OSError):  # the same: what can't be remembered is read again
+                self.folder.mkdir(parents=True, exist_ok=True)
+                temporary = note.with_suffix(f".{os.getpid()}")
+                temporary.write_text(json.dumps({"listing": listing, "digest": digest}))
+                temporary.replace(note)
         return digest

@@ -86,4 +86,4 @@ NameList = Annotated[tuple[str, ...], Strict(False)]
 class Options(BaseModel):
     """A frozen table of options; unknown keys and wrong types are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())

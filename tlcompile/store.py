@@ -76,9 +76,9 @@ class Store:
         place = self._place(key)
         try:
             entry = read_json(place / "entry.json")
-        except FileNotFoundError:
-            return None
-        return Entry(place / "out", entry["digest"], entry["seconds"])
+            return Entry(place / "out", entry["digest"], entry["seconds"])
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return None  # absent, or cut short by a loss of power: to be made again
 
     def work(self, key: Key) -> Path:
         """A folder that outlives a killed run; removed when the entry of `key` is made."""
@@ -120,6 +120,7 @@ class Store:
             write_json(temporary / "key.json", key.flat)
             write_json(temporary / "entry.json", entry)
             if place.exists():
+                (place / "entry.json").unlink(missing_ok=True)  # first: an entry is never half there
                 shutil.rmtree(place)
             os.rename(temporary, place)
         except BaseException:
@@ -132,10 +133,13 @@ class Store:
         """Why `key` has no entry: the parts that differ from the newest entry of the same label (else stage)."""
         newest: tuple[tuple[bool, int], dict[str, str]] | None = None
         for place in (self.root / key.stage).glob("*/entry.json"):
-            entry = read_json(place)
+            try:
+                entry, parts = read_json(place), read_json(place.with_name("key.json"))
+            except (FileNotFoundError, ValueError):
+                continue  # just replaced by another process, or damaged
             rank = (entry["label"] == label, entry["made"])
             if newest is None or rank > newest[0]:
-                newest = rank, read_json(place.with_name("key.json"))
+                newest = rank, parts
         if newest is None:
             return ["never made in this store"]
         old, new = newest[1], key.flat

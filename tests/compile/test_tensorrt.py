@@ -44,7 +44,7 @@ def repaired_stubs(folder: Path) -> Path:
 
 def test_the_code_fits_the_stubs_of_tensorrt_10(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
-    files = [str(ROOM / name) for name in ("tensorrt.py", "_nvidia.py", "_nvidia_runner.py")]
+    files = [str(ROOM / name) for name in ("tensorrt.py", "_nvidia.py", "_nvidia_runner.py", "_driver.py")]
     options = ["--strict", "--follow-imports=silent", "--ignore-missing-imports", f"--cache-dir={tmp_path / 'cache'}"]
     check = subprocess.run(
         [sys.executable, "-m", "mypy", *options, *files],

@@ -52,6 +52,7 @@ def test_one_engine_and_layer_report_is_built_for_each_capability(graphs: Graphs
         layers = read_json(tmp_path / f"layers-{capability}.json")
         assert len(layers) == engine["layers"] > 0
         assert {"correlation", "gemm"} & {layer["kind"] for layer in layers}
+    assert info["engines"]["sm86"]["bytes"] != info["engines"]["sm120"]["bytes"]  # code of their own
 
 
 def test_a_quantized_graph_gets_int8_layers(graphs: Graphs, tmp_path: Path) -> None:

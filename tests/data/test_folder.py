@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from toy_data import Prepared, class_folders, jpeg
 
+from tlcompile.data.folder import Options, load
+
 Run = Callable[..., Prepared]
 Told = Callable[..., str]
 
@@ -17,6 +19,15 @@ Told = Callable[..., str]
 def test_classes_are_sorted_as_text(tmp_path: Path, run: Run) -> None:
     done = run("folder", "image", path=class_folders(tmp_path, {"10": 3, "9": 3, "B": 3, "a": 3}))
     assert done.info["classes"] == ["10", "9", "B", "a"]
+
+
+def test_images_of_a_class_come_in_the_order_of_their_names(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"b": 12, "a": 12})
+    (tmp_path / "a" / "x").mkdir()
+    (tmp_path / "a" / "x" / "0.jpg").write_bytes(jpeg())
+    ids = [example.id for example in load(Options(path=str(tmp_path)), "image", 0).read("all")]
+    assert ids == sorted(ids)
+    assert len(ids) == 25
 
 
 def test_suffixes_count_in_any_case_hidden_files_do_not_and_the_rest_is_noted(tmp_path: Path, run: Run) -> None:

@@ -112,6 +112,13 @@ def test_a_bug_in_the_child_comes_with_its_last_words(engine: Callable[[str], Pa
     assert str(caught.value).endswith("KeyError: 'no-such-command'")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_is_for_the_parent_to_decide(engine: Callable[[str], Path]) -> None:
+    with EngineProcess(engine("onnxruntime")) as child:
+        os.kill(child.pid, signal.SIGINT)
+        assert child.info()["backend"] == "onnxruntime"
+
+
 def test_nothing_is_left_behind(engine: Callable[[str], Path]) -> None:
     with EngineProcess(engine("onnxruntime")) as child:
         pid, kept = child.pid, child.keep("feed", toy_graphs.images(1))

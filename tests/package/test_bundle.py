@@ -55,7 +55,7 @@ def alone(bundle: Path, site: Path, code: str, *arguments: str) -> subprocess.Co
     """Run `code` in a fresh interpreter that sees the standard library and `site` only."""
     site.mkdir(exist_ok=True)
     start = f"import sys; sys.path.append({str(site_of(bundle / 'requirements.txt', site))!r}); "
-    command = [sys.executable, "-I", "-S", "-B", "-c", start + code, *arguments]
+    command = [sys.executable, "-I", "-S", "-c", start + code, *arguments]
     return subprocess.run(command, cwd=bundle, capture_output=True, text=True, timeout=60)
 
 

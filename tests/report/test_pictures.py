@@ -32,7 +32,7 @@ def test_a_confusion_matrix_of_any_size_fits_a_screen(classes: int, tmp_path: Pa
 
 
 def test_class_names_in_any_script_are_drawn_without_a_warning(tmp_path: Path) -> None:
-    facts = {"confusion": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "classes": ["好评", "$x_1^{", "für\nalle"]}
+    facts = {"confusion": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "classes": ["好评", "$x_1^{$", "für\nalle"]}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert draw_confusion(facts, tmp_path / "c.png")

@@ -9,7 +9,6 @@ An engine folder holds the backend's own files, `engine.json`, `signature.json` 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -90,6 +89,8 @@ def versions(backend_name: str) -> dict[str, str]:
 
 def build(backend_name: str, options: Options, graph: Graph, variant: str, folder: Path) -> None:
     """Compile `graph` into the empty `folder`. `variant` is the graph's precision in a word, e.g. `int8`."""
+    import shutil
+
     backend = _installed(backend_name)
     try:
         facts = backend.build(graph, options, folder)

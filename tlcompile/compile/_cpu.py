@@ -8,7 +8,6 @@ instruction set is part of what a target is, and of the dialect that the quantiz
 from __future__ import annotations
 
 import os
-import platform
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -31,6 +30,8 @@ def _cpuinfo() -> dict[str, str]:
 
 def isa() -> str:
     """This machine's: `vnni`, `avx2` or `arm`. An x86 that does not tell its flags counts as `avx2`, the safe side."""
+    import platform
+
     if platform.machine().lower() in _ARM:
         return "arm"
     flags = _cpuinfo().get("flags", "").split()
@@ -66,6 +67,8 @@ def cores() -> int:
 
 
 def device() -> dict[str, str]:
+    import platform
+
     info = _cpuinfo()
     model = info.get("model name") or info.get("Model") or platform.processor() or platform.machine()
     return {"cpu": model, "isa": isa(), "cores": str(cores())}

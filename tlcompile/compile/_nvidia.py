@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from pydantic import Strict, field_validator
+from pydantic import ConfigDict, Strict, field_validator
 
 from tlcompile.artifacts import Signature, TextSpec
 from tlcompile.compile._told import told_by_tensorrt
@@ -52,6 +52,8 @@ _MIN_MAX = "[minimum, the one to be fastest at, maximum]"
 
 class ProfileOptions(BaseOptions):
     """The ranges of shapes that an engine accepts. A feed outside of them is refused with a sentence."""
+
+    model_config = ConfigDict(defer_build=True)  # their schemas are made when a recipe names them
 
     batch: _Range = Field((1, 1, 32), description=f"examples of one call: {_MIN_MAX}")
     image_px: _Range = Field((1, 256, 1024), description=f"height and width of raw images: {_MIN_MAX}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import tensorrt as stubs
 
     from tlcompile.artifacts import Feed
+    from tlcompile.compile._driver import Gpu
     from tlcompile.compile._nvidia import TensorRT
 
 
@@ -27,7 +28,7 @@ def _sizes(dims: stubs.Dims) -> list[int]:
 class _Slot:
     """What one run needs for itself. Buffers grow to the largest feed seen."""
 
-    def __init__(self, engine: stubs.ICudaEngine, gpu: _cuda.Gpu) -> None:
+    def __init__(self, engine: stubs.ICudaEngine, gpu: Gpu) -> None:
         self.context = engine.create_execution_context()
         self.gpu = gpu
         self.stream = gpu.stream()

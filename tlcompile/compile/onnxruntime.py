@@ -8,7 +8,6 @@ that fails to start, is an error, and `engine.json` counts the nodes of each pro
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,6 +57,9 @@ class Options(BaseOptions):
     )
     threads: int = Field(0, ge=0, description="CPU threads of one run; 0 = one a physical core")
     optimization: Literal["all", "extended", "basic"] = Field("all", description="graph optimization while loading")
+    integer_kernels: bool = Field(
+        True, description="false: compute Q/DQ nodes as they are written, in fp32; slow, and free of saturation"
+    )
     isa: _cpu.Isa = Field("auto", description="instruction set of the CPU that will run it; auto = this machine's")
 
     @field_validator("providers")
@@ -119,6 +121,8 @@ def device(options: Options) -> dict[str, str]:
 
 def build(graph: Graph, options: Options, folder: Path) -> dict[str, Any]:
     """Keep the graph as `model.onnx`. Where its providers are here, load it once and count the nodes of each."""
+    import shutil
+
     shutil.copyfile(graph.model, folder / "model.onnx")
     if _unavailable(options) or (options.providers[0] in _NVIDIA and _cuda.why_no_gpu()):
         return {}
@@ -140,6 +144,8 @@ def _session(folder: Path, options: Options, count: bool = False) -> ort.Inferen
         ort.GraphOptimizationLevel, f"ORT_ENABLE_{options.optimization.upper()}"
     )
     settings.log_severity_level = 3
+    if not options.integer_kernels:
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
     if count:
         settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = ort.InferenceSession(str(folder / "model.onnx"), settings, providers=list(options.providers))

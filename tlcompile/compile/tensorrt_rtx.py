@@ -1,8 +1,9 @@
 """TensorRT-RTX: engines for NVIDIA RTX GPUs, built ahead of time on a machine that has none.
 
 One engine file for each compute capability; the device takes its own. The library finishes the compilation on the GPU
-at the first run. It knows Turing (sm75, fp16 and int8 products only), Ampere (sm80, sm86), Ada (sm89) and Blackwell
-(sm120, sm121); data-centre GPUs such as Hopper (sm90) are not among them: those take `tensorrt`.
+at the first run. Builds are not reproducible to the bit. It knows Turing (sm75, fp16 products only), Ampere (sm80,
+sm86), Ada (sm89) and Blackwell (sm120, sm121); data-centre GPUs such as Hopper (sm90) are not among them: those take
+`tensorrt`.
 """
 
 from __future__ import annotations
@@ -125,16 +126,13 @@ def _build_one(
 
 
 def _fp32_products(trt: Any, definition: stubs.INetworkDefinition) -> list[str]:
-    """Names of matrix products of fp32 tensors, those of dequantized ones excepted: they run in int8."""
-    dequantized, found = set(), []
-    for layer in (definition.get_layer(i) for i in range(definition.num_layers)):
-        if layer.type == trt.LayerType.DEQUANTIZE:
-            dequantized.add(layer.get_output(0).name)
-        elif layer.type == trt.LayerType.MATRIX_MULTIPLY:
-            sides = [layer.get_input(i) for i in range(2)]
-            if any(side.dtype == trt.float32 and side.name not in dequantized for side in sides):
-                found.append(layer.name)
-    return found
+    """Names of matrix products of fp32 tensors; dequantized ones too, for sm75 was seen not to fuse those."""
+    layers = (definition.get_layer(i) for i in range(definition.num_layers))
+    return [
+        layer.name
+        for layer in layers
+        if layer.type == trt.LayerType.MATRIX_MULTIPLY and layer.get_input(0).dtype == trt.float32
+    ]
 
 
 def open(folder: Path, options: Options) -> Runner:

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tlcompile.artifacts import Runner, Signature
+from tlcompile.artifacts import Feed, Runner, Signature, Splits
 from tlcompile.data._split import Split
+from tlcompile.evaluate.isolate import EngineProcess
 from tlcompile.evaluate.statistics import bootstrap_interval
 from tlcompile.runtime.feeds import batches, feeder
+
+Answers = tuple[dict[str, Any], list[Feed]]
 
 
 def predict_split(
@@ -38,6 +41,19 @@ def predict_split(
             outputs.setdefault(name, np.empty((len(split), rows.shape[1]), np.float32))[indices] = rows
         advance(len(indices))
     return {**outputs, "labels": np.asarray(split.labels, np.int64)}
+
+
+def measure(engine: Path, splits: Splits, split: str, batch_size: int, golden: list[Feed], folder: Path) -> Answers:
+    """Run the engine in `engine` over a split, in a process of its own; `outputs.npz` in `folder` keeps its scores.
+
+    Returns the figures of `summarize` and what the engine answers to the `golden` feeds.
+    """
+    with EngineProcess(engine) as process:
+        answers = [process.run(feed) for feed in golden]
+        outputs = folder / "outputs.npz"
+        process.command("predict", splits=str(splits.folder), split=split, batch_size=batch_size, outputs=str(outputs))
+    with np.load(outputs, allow_pickle=False) as found:
+        return summarize(found["probabilities"], found["labels"], splits.classes), answers
 
 
 def summarize(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -93,8 +93,20 @@ def measure(session: Session, feed: str, warmup: int, runs: int) -> dict[str, An
     return {"seconds": seconds}
 
 
+def predict(session: Session, splits: str, split: str, batch_size: int, outputs: str) -> dict[str, Any]:
+    """Scores of every example of a split into file `outputs`, see `accuracy.predict_split`."""
+    from tlcompile.artifacts import Signature, read_json
+    from tlcompile.data import Split
+    from tlcompile.evaluate.accuracy import predict_split
+
+    signature = Signature.from_json(read_json(session.folder / "signature.json"))
+    examples = Split(Path(splits), split)
+    write_arrays(Path(outputs), predict_split(session.runner, signature, session.folder, examples, batch_size))
+    return {}
+
+
 # A new command is a function (session, **arguments) -> JSON, and its name here.
-COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {"info": info, "run": run, "time": measure}
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {"info": info, "predict": predict, "run": run, "time": measure}
 
 
 def _commands() -> SimpleQueue[str]:

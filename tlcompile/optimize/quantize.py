@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tlcompile.artifacts import Feed
 from tlcompile.errors import Problem, TlcompileError
@@ -22,12 +22,10 @@ from tlcompile.options import Field, NameList
 from tlcompile.options import Options as Base
 from tlcompile.parity import Tolerance
 
-if TYPE_CHECKING:
-    import onnx
-
 PACKAGES = ("onnx", "onnxruntime")
 ON_BY_DEFAULT = False
-DIALECTS = ("x86-vnni", "x86", "arm", "tensorrt")
+QUANTIZED = ("Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool", "MaxPool")
+"""Clip and Relu stand here so that the range of a convolution is taken behind them, where it is narrow."""
 
 
 class Options(Base):
@@ -85,7 +83,7 @@ def arguments(options: Options, dialect: str) -> dict[str, Any]:
         "per_channel": True,
         "reduce_range": dialect == "x86",
         "calibrate_method": CalibrationMethod[methods[options.calibration]],
-        "op_types_to_quantize": ["Conv", "MatMul", "Gemm", "Add", "GlobalAveragePool", "AveragePool", "MaxPool"],
+        "op_types_to_quantize": list(QUANTIZED),
         "extra_options": {
             "ActivationSymmetric": dialect == "tensorrt",
             "WeightSymmetric": True,

@@ -36,7 +36,12 @@ def check_paths(recipe: Recipe) -> None:
     problems = []
     for table, plugin in (("data", recipe.source), ("model", recipe.model)):
         for key, path in plugin.paths():
-            if not path.absolute.exists():
+            try:
+                there = path.absolute.exists()
+            except RecipeError as error:  # a package that is not installed
+                problems += [replace(p, where=f"{recipe.path}: {table}.{key} = '{p.where}'") for p in error.problems]
+                continue
+            if not there:
                 siblings = [f.name for f in path.absolute.parent.glob("*")] if path.absolute.parent.is_dir() else []
                 near = nearest(path.absolute.name, siblings)
                 problems.append(Problem(f"{recipe.path}: {table}.{key}", f"no such file or folder '{path}'", near))

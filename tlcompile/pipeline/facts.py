@@ -70,7 +70,7 @@ def variants(
         result = Evaluation(made[evaluation].folder, "").result
         with np.load(made[evaluation].folder / "outputs.npz", allow_pickle=False) as outputs:
             drop = paired_drop(right, outputs["probabilities"].argmax(-1) == outputs["labels"], recipe.evaluate.alpha)
-        times = latency.get(name, {})
+        times = {f"batch_{size}": taken for size, taken in latency.get(name, {}).get("batches", {}).items()}
         p50 = times.get("batch_1", {}).get("p50_ms")
         size = sum(f.stat().st_size for f in engine.folder.rglob("*") if f.is_file()) / 1e6
         candidate = Candidate(engine.info["variant"], drop, p50, size)
@@ -151,6 +151,7 @@ def shipped(facts: dict[str, Any], made: Made) -> list[Shipped]:
     for row in rows:
         engine = Engine(made[row["engine"]].folder, made[row["engine"]].digest)
         measured = {k: row[k] for k in ("accuracy", "accuracy_interval", "n", "drop", "measured_in", "latency", "size_mb")}
-        exact = row["variant"] == "fp32"
-        found.append((row["target"], engine, measured, {"max_abs": 0.02 if exact else 1.0, "agreement": 1.0 if exact else 0.8}))
+        golden = read_json(made[row["evaluation"]].folder / "evaluation.json")["golden"]
+        tolerance = {"max_abs": 2 * golden["max_abs"] + 0.01, "agreement": golden["agreement"] - 0.1}
+        found.append((row["target"], engine, measured, tolerance))
     return found

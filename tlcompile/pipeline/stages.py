@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Engine, Feed, Graph, Splits, read_json, write_json
 from tlcompile.pipeline.step import Made
 from tlcompile.recipe import Plugin, Recipe, Target
+
+from tlcompile.parity import Tolerance
+
+ENGINE_TOLERANCE = defaultdict(lambda: Tolerance(max_abs=1.0, agreement=0.8), fp32=Tolerance(5e-3, 1.0))
+"""How far an engine may be from its own graph: rounding in fp32; in int8, kernels that round between layers."""
 
 
 def data(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
@@ -66,26 +73,37 @@ def compile(target: Target, variant: str, graph: str, made: Made, folder: Path, 
 
 
 def evaluate(graph: str, engine: str, batch_size: int, made: Made, folder: Path, work: Path) -> None:
-    """Accuracy in the runtime that ships. Where it can't run here, that of the same graph in ONNX Runtime, marked so."""
-    from tlcompile.evaluate.accuracy import measure
+    """Accuracy in the runtime that ships. Where it can't run here, that of the same graph in ONNX Runtime, marked so.
 
-    compiled = Engine(made[engine].folder, made[engine].digest)
-    runs_here = compiled.info["runs_here"]
-    stand_in = work / "stand-in"
-    if not runs_here:
-        _stand_in(Graph(made[graph].folder, made[graph].digest), compiled.info["variant"], stand_in)
-    splits = splits_of(made)
-    result = measure(compiled.folder if runs_here else stand_in, splits, "test", batch_size, folder, engine)
+    The golden feeds are run first: an engine that answers unlike the graph it was built of stops the build.
+    """
+    from tlcompile import parity
+    from tlcompile.evaluate.accuracy import measure
+    from tlcompile.runtime import golden
+
+    source, compiled = (kind(made[name].folder, made[name].digest) for kind, name in ((Graph, graph), (Engine, engine)))
+    runs_here, variant = compiled.info["runs_here"], compiled.info["variant"]
+    place = compiled.folder if runs_here else _stand_in(source, variant, work / "stand-in")
+    feeds, torch_answers = golden.load(source.folder / "golden.npz")
+    result, answers = measure(place, splits_of(made), "test", batch_size, feeds, folder)
+    rung = parity.compare(engine, source.folder.name, answers, parity.run_graph(source.model, feeds), ENGINE_TOLERANCE[variant])
+    rung = replace(rung, against=read_json(source.folder / "parity.json")[-1]["rung"])
+    write_json(folder / "parity.json", [parity.check(rung).to_json()])
+    from_torch = parity.compare(engine, "torch", answers, torch_answers, ENGINE_TOLERANCE[variant])
     result["measured_in"] = compiled.info["backend"] if runs_here else f"onnxruntime: {compiled.info['why_not']}"
+    result["golden"] = {"max_abs": from_torch.max_abs, "agreement": from_torch.agreement}
     write_json(folder / "evaluation.json", result)
 
 
-def _stand_in(graph: Graph, variant: str, folder: Path) -> None:
+def _stand_in(graph: Graph, variant: str, folder: Path) -> Path:
+    """The graph as ONNX Runtime computes it on the CPU, Q/DQ in fp32 as it is written."""
     from tlcompile.compile import build
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    build("onnxruntime", registry.load("compile", "onnxruntime").Options(), graph, variant, folder)
+    options = registry.load("compile", "onnxruntime").Options(integer_kernels=False)
+    build("onnxruntime", options, graph, variant, folder)
+    return folder
 
 
 def latency(recipe: Recipe, engines: tuple[str, ...], made: Made, folder: Path, work: Path) -> None:
@@ -103,7 +121,7 @@ def latency(recipe: Recipe, engines: tuple[str, ...], made: Made, folder: Path, 
         example = typical(Split(splits_of(made).folder, "test"))
         feeds = {size: feed([example] * size) for size in (1, recipe.evaluate.batch_size)}
         result = measure(running, feeds, recipe.evaluate.latency_runs)
-    write_json(folder / "latency.json", result)
+    write_json(folder / "latency.json", {"engines": result})
 
 
 def typical(split: Any) -> Any:

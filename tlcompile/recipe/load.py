@@ -85,6 +85,9 @@ class _Reader:
 
     def recipe(self, raw: dict[str, Any], text: str) -> Recipe | None:
         head = self.table(HeadTable, {k: v for k, v in raw.items() if k not in TABLES}, (), also=TABLES)
+        for name in ("data", "model"):
+            if name not in raw:
+                self.say((), f"table [{name}] is required and not given")
         raw = {k: v for k, v in raw.items() if k in TABLES and self.is_table(k, v)}
         data, source = self.plugin(DataTable, raw.get("data"), ("data",), "data", "source")
         if data is not None:
@@ -103,8 +106,11 @@ class _Reader:
         )
 
     def is_table(self, name: str, value: Any) -> bool:
-        expected = list if name == "compile" else dict
-        if isinstance(value, expected) and (expected is dict or all(isinstance(v, dict) for v in value)):
+        if name == "compile":
+            right = isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+        else:
+            right = isinstance(value, dict)
+        if right:
             return True
         form = "[[compile]] tables" if name == "compile" else f"a table [{name}]"
         self.say((name,), f"expected {form}, found {_found(value)}")
@@ -153,7 +159,6 @@ class _Reader:
     ) -> tuple[Table | None, Plugin | None]:
         """A table shared by `common` keys and those of the plug-in that its `selector` key names."""
         if raw is None:
-            self.say((), f"table [{locate.spell(where)}] is required and not given")
             return None, None
         name = raw.get(selector)
         options: type[Options] | None = None

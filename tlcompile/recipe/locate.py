@@ -23,10 +23,11 @@ def lines(text: str) -> dict[Path, int]:
     found: dict[Path, int] = {}
     counts: dict[Path, int] = {}
     table: Path = ()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if header := _HEADER.match(line):
             table = tuple(_parts(header[2]))
             if header[1] == "[[":
+                found.setdefault(table, number)
                 index = counts.get(table, 0)
                 counts[table] = index + 1
                 table = (*table, index)

@@ -104,7 +104,11 @@ class TargetTable(Options):
     """`[[compile]]`: beside these keys it takes those of its backend."""
 
     backend: str
-    name: str = Field("", description="folder of the engine in the bundle; the backend's name where not given")
+    name: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$",
+        description="folder of the engine in the bundle; the backend's name where not given",
+    )
     variants: Annotated[NameList, Strict(False)] = Field(
         (), description="which precisions to build and compare, e.g. ['fp32', 'int8']; all of them where not given"
     )
