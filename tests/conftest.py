@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None)  # how long one example takes says nothing here
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")

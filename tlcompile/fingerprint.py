@@ -47,7 +47,8 @@ def _listing(path: Path) -> tuple[str, int]:
     found: Iterator[tuple[str, os.stat_result]]
     found = ((n, e.stat()) for n, e in _walk(str(path))) if path.is_dir() else iter([("", path.stat())])
     for name, stat in found:
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}\n".encode(errors="surrogateescape"))
+        line = f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}\n"
+        digest.update(line.encode(errors="surrogateescape"))
         newest = max(newest, stat.st_mtime_ns, stat.st_ctime_ns)
     return digest.hexdigest(), newest
 

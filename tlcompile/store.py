@@ -116,7 +116,8 @@ class Store:
             start = time.monotonic()
             fill(out)
             seconds = round(time.monotonic() - start, 3)
-            entry = {"digest": tree_digest(out), "seconds": seconds, "label": label, "made": int(time.time())}
+            digest = tree_digest(out)
+            entry = {"digest": digest, "seconds": seconds, "label": label, "made": int(time.time())}
             write_json(temporary / "key.json", key.flat)
             write_json(temporary / "entry.json", entry)
             if place.exists():
@@ -127,7 +128,7 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         shutil.rmtree(self.root / "work" / key.digest, ignore_errors=True)
-        return Entry(place / "out", entry["digest"], seconds, cached=False)
+        return Entry(place / "out", digest, seconds, cached=False)
 
     def why(self, key: Key, label: str) -> list[str]:
         """Why `key` has no entry: the parts that differ from the newest entry of the same label (else stage)."""
@@ -135,9 +136,9 @@ class Store:
         for place in (self.root / key.stage).glob("*/entry.json"):
             try:
                 entry, parts = read_json(place), read_json(place.with_name("key.json"))
-            except (FileNotFoundError, ValueError):
+                rank = (entry["label"] == label, entry["made"])
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
                 continue  # just replaced by another process, or damaged
-            rank = (entry["label"] == label, entry["made"])
             if newest is None or rank > newest[0]:
                 newest = rank, parts
         if newest is None:

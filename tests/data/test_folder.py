@@ -42,7 +42,8 @@ def test_suffixes_count_in_any_case_hidden_files_do_not_and_the_rest_is_noted(tm
     done = run("folder", "image", path=tmp_path)
     assert sum(done.sizes) == 9
     assert done.info["notes"] == [
-        "left out, because they are no images by their suffix (.db: 1, no suffix: 1): README, a/Thumbs.db"
+        "left out, because they are no images by their suffix or lie in no class folder (.db: 1, no suffix: 1): "
+        "README, a/Thumbs.db"
     ]
 
 
@@ -91,6 +92,11 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path, told: Told) -> Non
     for split in ("train", "val", "validation"):
         class_folders(tmp_path / split, {"a": 2, "b": 2})
     assert "val and validation are both val; keep one" in told("folder", "image", path=tmp_path)
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path, told: Told) -> None:
+    (class_folders(tmp_path, {"a": 4, "b": 4}) / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    assert "a/gone.jpg: can't be read: No such file or directory" in told("folder", "image", path=tmp_path)
 
 
 def test_class_lists_that_differ_are_told_with_the_nearest_name(tmp_path: Path, told: Told) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -113,6 +114,21 @@ def test_what_is_no_parquet_is_named(tmp_path: Path, told: Told) -> None:
     assert "test.parquet: can't be read as Parquet" in said
 
 
+def test_a_file_that_is_damaged_inside_is_named(tmp_path: Path, told: Told) -> None:
+    path = write(tmp_path / "all.parquet", text=[f"word {i}" * 9 for i in range(60)], label=[0, 1] * 30)
+    data = bytearray(path.read_bytes())
+    data[60:1500] = bytes(1440)
+    path.write_bytes(data)
+    assert "all.parquet: can't be read after row" in told("parquet", "text", path=path)
+
+
+def test_given_columns_must_suit_the_task(tmp_path: Path, told: Told) -> None:
+    path = write(tmp_path / "all.parquet", words=["x", "y"], picture=images(2), label=[0, 1])
+    assert "column 'words' is not of images" in told("parquet", "image", path=path, image="words")
+    assert "column 'label' is not of texts" in told("parquet", "text", path=path, text="label")
+    assert "text = ... is given, but the task learns from images" in told("parquet", "image", path=path, text="words")
+
+
 def test_shards_of_the_hub_are_told_apart_by_name_or_folder(tmp_path: Path) -> None:
     for name in ("data/train-00000-of-00002", "data/train-00001-of-00002", "data/validation-00000-of-00001"):
         (tmp_path / "named" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -126,13 +142,16 @@ def test_shards_of_the_hub_are_told_apart_by_name_or_folder(tmp_path: Path) -> N
     assert {split: len(labels) for split, labels in source.labels.items()} == {"train": 2, "test": 2}
 
 
-def test_rows_are_streamed_batch_by_batch(tmp_path: Path) -> None:
-    """Taking one example of many reads a batch, not the file."""
-    blob = b"\xff" * 50_000
-    path = write(tmp_path / "all.parquet", img=pa.array([blob] * 2000, pa.binary()), label=[0, 1] * 1000)
-    source = load(Options(path=str(path)), "image", 0)
-    before = pa.total_allocated_bytes()
-    stream = source.read("all")
-    next(stream)
-    assert pa.total_allocated_bytes() - before < 20_000_000
-    stream.close()  # type: ignore[attr-defined]
+@pytest.mark.parametrize("rows", [50, 1000])
+def test_images_are_streamed_whether_row_groups_are_small_or_the_whole_file(tmp_path: Path, rows: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 50_000), dtype=np.uint8)
+    table = pa.table({"img": pa.array([row.tobytes() for row in noise], pa.binary()), "label": [0, 1] * 500})
+    pq.write_table(table, tmp_path / "all.parquet", row_group_size=rows, write_batch_size=10)
+    del table
+    source = load(Options(path=str(tmp_path)), "image", 0)
+    before, most, total = pa.total_allocated_bytes(), 0, 0
+    for example in source.read("all"):
+        most = max(most, pa.total_allocated_bytes() - before)
+        total += len(example.data)
+    assert total == 50_000_000
+    assert most < 15_000_000

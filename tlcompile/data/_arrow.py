@@ -45,12 +45,17 @@ class ArrowTable:
         }
 
     def rows(self, columns: Sequence[str], problems: Problems) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        import pyarrow as pa
+
         images = [self.columns[column] == "image" for column in columns]
         row = 0
-        for batch in self.batches(columns):
-            for values in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
-                row += 1
-                yield row, tuple(self._bytes(v) if image else v for v, image in zip(values, images, strict=True))
+        try:
+            for batch in self.batches(columns):
+                for values in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
+                    row += 1
+                    yield row, tuple(self._bytes(v) if image else v for v, image in zip(values, images, strict=True))
+        except (pa.ArrowException, OSError) as error:
+            problems.add(self.name, f"can't be read after row {row}: {error}")
 
     def _bytes(self, value: Any) -> bytes:
         """The encoded image; no bytes where there is none, which the audit then finds broken."""

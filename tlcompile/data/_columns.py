@@ -60,8 +60,17 @@ def choose(
     DataError if a given name is not there, or if none or several could be meant.
     """
     notes: list[str] = []
-    wanted = options.text if kind == "text" else _given_image(options)
+    given = {"text": options.text, "image": _given_image(options)}
+    wanted = given.pop(kind)
     problems = missing((*wanted, *((options.label,) if options.label else ())), columns, where)
+    problems += [
+        Problem(where, f"{role} = ... is given, but the task learns from {kind}s") for role in given if given[role]
+    ]
+    problems += [
+        Problem(where, f"column '{name}' is not of {kind}s; {listed(columns)}")
+        for name in wanted
+        if columns.get(name, kind) != kind
+    ]
     if problems:
         raise DataError(*problems)
     label = options.label or _infer_label(columns, wanted, kind, named, notes)

@@ -20,7 +20,8 @@ def split_files(path: str, suffixes: Sequence[str]) -> tuple[dict[str, list[Path
         return {ALL: [root]}, []
     found: dict[str, list[Path]] = {}
     problems = Problems()
-    every = sorted(f for f in root.rglob("*") if f.suffix.lower() in suffixes and not _hidden(f.relative_to(root)))
+    files = (f for f in root.rglob("*") if f.suffix.lower() in suffixes and f.is_file())
+    every = sorted(f for f in files if not _hidden(f.relative_to(root)))
     for file in every:
         names = _splits_of(file.relative_to(root))
         if len(names) > 1:

@@ -101,7 +101,7 @@ def _check_splits(source: Source) -> None:
 
 
 def _plan(source: Source, shares: Shares) -> dict[str, dict[int, float]]:
-    """For each split of the source: target split (its index in SPLITS) -> share, the larger first."""
+    """For each split of the source: target split (its index in SPLITS) -> share; first the one that is cut."""
     every = {index: float(getattr(shares, name)) for index, name in enumerate(SPLITS)}
     brought = {index for index, name in enumerate(SPLITS) if name in source.labels}
     plan = {SPLITS[index]: {index: 1.0} for index in sorted(brought - {0})}

@@ -48,7 +48,8 @@ def load(options: Options, kind: str, seed: int) -> Source:
     if others := [name for tree in trees.values() for name in tree.others]:
         kinds = Counter(Path(name).suffix.lower() or "no suffix" for name in others)
         sorts = ", ".join(f"{suffix}: {count}" for suffix, count in sorted(kinds.items()))
-        notes.append(f"left out, because they are no images by their suffix ({sorts}): {some_of(others)}")
+        why = "they are no images by their suffix or lie in no class folder"
+        notes.append(f"left out, because {why} ({sorts}): {some_of(map(printable, others))}")
     _check(root, splits, trees)
     first = next(iter(trees.values()))
     classes = tuple(first.images)
@@ -56,7 +57,7 @@ def load(options: Options, kind: str, seed: int) -> Source:
     def read(split: str) -> Iterator[Example]:
         for label, name in enumerate(classes):
             for file in trees[split].images.get(name, ()):
-                yield Example(printable(file), (root / file).read_bytes(), label)
+                yield Example(printable(file), _read(root / file), label)
 
     labels = {
         split: np.repeat(np.arange(len(classes), dtype=np.int32), [len(tree.images.get(name, ())) for name in classes])
@@ -78,16 +79,18 @@ def _tree(root: Path, folder: Path) -> _Tree:
     """The class folders of `folder` with what lies below them."""
     images: dict[str, list[str]] = {}
     others: list[str] = []
+    start = len(os.path.join(root, ""))
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.name.startswith("."):
                 continue
-            files = sorted(_files(entry.path)) if entry.is_dir() else [entry.path]
-            relative = [os.path.relpath(file, root) for file in files]
-            is_image = [entry.is_dir() and os.path.splitext(file)[1].lower() in SUFFIXES for file in files]
-            if entry.is_dir():
-                images[entry.name] = [file for file, image in zip(relative, is_image, strict=True) if image]
-            others += [file for file, image in zip(relative, is_image, strict=True) if not image]
+            if not entry.is_dir():
+                others.append(entry.path[start:])
+                continue
+            images[entry.name] = []
+            for file in sorted(_files(entry.path)):
+                is_image = os.path.splitext(file)[1].lower() in SUFFIXES
+                (images[entry.name] if is_image else others).append(file[start:])
     return _Tree(images, others)
 
 
@@ -95,6 +98,13 @@ def _files(folder: str) -> Iterator[str]:
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.join(place, name) for name in files if not name.startswith("."))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(Problem(printable(str(file)), f"can't be read: {error.strerror}")) from error
 
 
 def _check(root: Path, splits: dict[str, Path], trees: dict[str, _Tree]) -> None:

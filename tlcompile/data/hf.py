@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = ("image", "text")
 PACKAGES = ("datasets", "pyarrow")
-_BATCH_ROWS = 256
+_BATCH_ROWS = 64
 
 
 class Options(ImageColumns):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 KINDS = ("image", "text")
 PACKAGES = ("pyarrow",)
 SUFFIXES = (".parquet", ".pq")
-_BATCH_ROWS = 256
+_BATCH_ROWS = 64
+_READ_BYTES = 1 << 20
 
 
 class Options(ImageColumns):
@@ -52,5 +53,6 @@ def load(options: Options, kind: str, seed: int) -> Source:
 def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    # By default whole column chunks are read ahead and kept, in the end the whole file.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES) as file:
         yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns))

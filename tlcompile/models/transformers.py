@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlcompile.artifacts import TextSpec
 from tlcompile.errors import Problem, RecipeError
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("transformers", "tokenizers", "torch")
 KINDS = ("text",)
+HEADS = ("classifier", "pre_classifier", "score")
+"""What transformers calls the parts behind the encoder: they are new, or may be of another shape than in the file."""
 
 
 class Options(Base):
@@ -36,7 +38,10 @@ def check(options: Options) -> list[Problem]:
 def build(options: Options, classes: int, pretrained: bool = True) -> Network:
     """The encoder with a new head for `classes`; RecipeError where its files can't be had."""
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     place = str(options.name.absolute) if isinstance(options.name, PathText) else options.name
     try:
         config = AutoConfig.from_pretrained(place, num_labels=classes)
@@ -44,22 +49,37 @@ def build(options: Options, classes: int, pretrained: bool = True) -> Network:
             if hasattr(config, key):
                 setattr(config, key, options.dropout)
         if pretrained:
-            model = AutoModelForSequenceClassification.from_pretrained(place, config=config, attn_implementation="eager")
+            model = _pretrained(place, config)
         else:
             model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:300]
         raise RecipeError(Problem("model.name", f"'{options.name}' can't be loaded: {reason}")) from error
-    if pretrained and not isinstance(options.name, PathText) and tokenizer.is_fast is False:
+    if not tokenizer.is_fast:
         raise RecipeError(Problem("model.name", f"'{options.name}' has no fast tokenizer, so no tokenizer.json"))
     model.config.pad_token_id = pad_id = tokenizer.pad_token_id or 0
     return Network(
         module=_logits_only(model.float()),
         spec=TextSpec(min(options.max_length, tokenizer.model_max_length), pad_id),
-        head=tuple(f"model.{n}" for n, _ in model.named_children() if n in ("classifier", "score", "pre_classifier")),
+        head=tuple(f"model.{name}" for name, _ in model.named_children() if name in HEADS),
         tokenizer=_tokenizer_file(tokenizer),
     )
+
+
+def _pretrained(place: str, config: Any) -> Any:
+    """The model with the weights at `place`. Only the head may be absent or of another shape there."""
+    from transformers import AutoModelForSequenceClassification
+
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        place, config=config, attn_implementation="eager", ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    wrong = {key if isinstance(key, str) else key[0] for key in (*found["mismatched_keys"], *found["missing_keys"])}
+    body = sorted(key for key in wrong if not key.startswith(HEADS) and "pooler" not in key)
+    if body:
+        shown = ", ".join(body[:5]) + (f" and {len(body) - 5} more" if len(body) > 5 else "")
+        raise RecipeError(Problem("model.name", f"weights of another network: absent or of another shape are {shown}"))
+    return model
 
 
 def _logits_only(model: nn.Module) -> nn.Module:

@@ -5,8 +5,8 @@
     arm        s8 × s8 per channel
     tensorrt   s8 × s8 per channel, symmetric activations, biases left in fp32
 
-Precision lives in the graph, so every runtime that reads it computes the same thing. Ranges come from the calibration
-examples. Preprocessing and softmax stay in fp32.
+Precision lives in the graph, so every runtime that reads it computes the same thing. Ranges are the least and
+largest values seen on the calibration examples. Preprocessing and softmax stay in fp32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ QUANTIZED = ("Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "GlobalAveragePool
 
 class Options(Base):
     scheme: Literal["int8"] = "int8"
-    calibration: Literal["minmax", "percentile", "entropy"] = Field("minmax", description="how ranges are chosen")
     exclude: NameList = Field((), description="names of nodes that stay in fp32")
     min_agreement: float = Field(0.8, ge=0, le=1, description="least share of golden examples that keep their label")
 
@@ -64,25 +63,24 @@ def apply(model: Path, options: Options, context: Context, target: Path) -> None
         try:
             quant_pre_process(model, prepared, skip_symbolic_shape=True)
             excluded = [*options.exclude, *kept_in_fp32(prepared, options)]
-            quantize_static(prepared, target, Reader(), nodes_to_exclude=excluded, **arguments(options, context.dialect))
+            quantize_static(prepared, target, Reader(), nodes_to_exclude=excluded, **arguments(context.dialect))
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0][:300]
             raise TlcompileError(Problem("optimize.quantize", f"this graph can't be quantized: {reason}")) from error
 
 
-def arguments(options: Options, dialect: str) -> dict[str, Any]:
+def arguments(dialect: str) -> dict[str, Any]:
     """The dialect in the words of ONNX Runtime's quantizer."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
 
     signed = dialect in ("arm", "tensorrt")
-    methods = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
     return {
         "quant_format": QuantFormat.QDQ,
         "activation_type": QuantType.QInt8 if signed else QuantType.QUInt8,
         "weight_type": QuantType.QInt8,
         "per_channel": True,
         "reduce_range": dialect == "x86",
-        "calibrate_method": CalibrationMethod[methods[options.calibration]],
+        "calibrate_method": CalibrationMethod.MinMax,
         "op_types_to_quantize": list(QUANTIZED),
         "extra_options": {
             "ActivationSymmetric": dialect == "tensorrt",

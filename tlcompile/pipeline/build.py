@@ -96,6 +96,7 @@ def build(
     bundle = None
     if "package" in made:
         publish(made["package"].folder, output)
+        _clear_failure(output)
         bundle = output
     return Built(bundle, report, list(made.items()), time.monotonic() - start)
 
@@ -117,14 +118,21 @@ def _require_gates(made: dict[str, Entry], output: Path) -> None:
     source = made["report"].folder
     report = read_json(source / "report.json")
     failed = [g for g in report["gates"] if not g["passed"]]
-    kept = output.with_name(f"{output.name}.failed")
-    shutil.rmtree(kept, ignore_errors=True)
     if failed:
-        shutil.copytree(source, kept)
+        kept = _clear_failure(output)
+        shutil.copytree(source, kept, dirs_exist_ok=True)
         raise GateError(
             *(Problem(f"{g['target']}: {g['gate']} = {g['limit']:g}", g["why"]) for g in failed),
             f"no bundle was published; the report is {kept / 'report.md'}",
         )
+
+
+def _clear_failure(output: Path) -> Path:
+    """Where the report of a failed gate is kept, empty; a folder that holds something else is left alone."""
+    kept = output.with_name(f"{output.name}.failed")
+    if (kept / "report.json").is_file():
+        shutil.rmtree(kept)
+    return kept
 
 
 def _interrupt(number: int, frame: object) -> None:

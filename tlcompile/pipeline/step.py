@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import tlcompile
+from tlcompile.errors import DataError, Problem
 from tlcompile.options import PathText
 from tlcompile.recipe import Plugin
 from tlcompile.store import Entry, Key, Store
@@ -52,23 +53,31 @@ class Look:
 
 
 @lru_cache
+def _installed() -> dict[str, str]:
+    """Distribution -> version, from the names of the `.dist-info` folders: a hundred times quicker than their content."""
+    found = {}
+    for place in reversed(sys.path):
+        for folder in Path(place).glob("*.dist-info"):
+            name, _, version = folder.stem.partition("-")
+            found[name.lower().replace("_", "-")] = version
+    return found
+
+
 def tools(*packages: str) -> dict[str, str]:
     """Installed versions of distributions; those that are not installed are left out."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    installed = _installed()
+    return {package: installed[package] for package in packages if package in installed}
 
 
 def plugin_parts(plugin: Plugin, store: Store) -> dict[str, Any]:
     """A plug-in in a key: its name, its options, what its paths contain, the versions of its tools."""
-    options = {
-        name: {"content": store.stats.digest(value.absolute)} if isinstance(value, PathText) else plugin.to_json()[name]
-        for name, value in plugin.options
-    }
+    try:
+        options = {
+            name: {"content": store.stats.digest(value.absolute)} if isinstance(value, PathText) else plugin.to_json()[name]
+            for name, value in plugin.options
+        }
+    except OSError as error:  # a dangling link, a file without leave to read it
+        raise DataError(Problem(str(error.filename), f"can't be read: {error.strerror}")) from error
     return {"plugin": plugin.name, "options": options, "tools": tools(*plugin.module.PACKAGES)}
 
 

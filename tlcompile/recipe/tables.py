@@ -68,7 +68,7 @@ class TrainTable(Options):
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
         "auto", description="auto: bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU"
     )
-    processes: int = Field(1, ge=1, description="started by `accelerate launch` where more than one")
+    processes: int = Field(1, ge=1, description="training processes on this machine, one a GPU; gloo on CPUs")
     workers: int = Field(0, ge=0, description="processes that decode images; 0 = in the training process")
     augment: AugmentTable = AugmentTable()
 

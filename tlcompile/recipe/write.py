@@ -34,4 +34,5 @@ def _pairs(table: dict[str, Any]) -> list[str]:
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_value(v) for v in value)}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # the one that JSON allows and TOML does not
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not

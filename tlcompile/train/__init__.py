@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,18 +32,9 @@ def run(job: Job, folder: Path, work: Path) -> None:
 
         train(job, folder, work)
         return
-    options = ["--num_processes", str(job.table.processes), "--num_machines", "1", "--mixed_precision", "no"]
-    options += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.table.processes}"]
     module = ["--module", "tlcompile.train.worker", str(work / "job.json"), str(folder), str(work)]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *options]
-    if not _has_gpu():
-        launcher.append("--cpu")
-    done = subprocess.run([*launcher, *module], check=False)
+    threads = max(1, (os.cpu_count() or 1) // job.table.processes)
+    done = subprocess.run([*launcher, *module], check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     if done.returncode:
         raise TlcompileError(f"training in {job.table.processes} processes ended with exit code {done.returncode}")
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 
 from tlcompile import progress, registry
 from tlcompile.artifacts import ImageSpec
@@ -51,7 +50,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         table, job = self.job.table, self.job
-        set_seed(job.seed)
         self.task = registry.load("tasks", job.task)
         self.accelerator = Accelerator(mixed_precision=precision(table.precision), cpu=not torch.cuda.is_available())
         spec = self.network.spec

@@ -1,12 +1,18 @@
-"""One training process: `python -m tlcompile.train.worker JOB.json FOLDER WORK`, started by accelerate, or `train`."""
+"""One training process, or all there is: `train`, or `python -m tlcompile.train.worker JOB.json FOLDER WORK`.
+
+The latter is what runs under torch's launcher where the recipe asks for several processes, and what
+`accelerate launch --module` starts on several machines.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+from accelerate.utils import set_seed
 from safetensors.torch import save_file
 
 from tlcompile import progress, registry
@@ -24,6 +30,7 @@ def train(job: Job, folder: Path, work: Path) -> None:
     kind = registry.load("tasks", job.task).KIND
     if kind not in job.model.module.KINDS:
         raise RecipeError(Problem("model.library", f"'{job.model.name}' makes no networks for {kind}s"))
+    set_seed(job.seed)  # before the network is made: its new head is random
     network: Network = job.model.module.build(job.model.options, len(job.classes))
     splits = {name: Split(job.splits, name) for name in ("train", "val", "test")}
     if job.table.batch_size > len(splits["train"]):
@@ -70,5 +77,5 @@ def write(
 
 
 if __name__ == "__main__":
-    progress.quiet = False
+    progress.quiet = os.environ.get("RANK", "0") != "0"
     train(Job.from_json(read_json(Path(sys.argv[1]))), Path(sys.argv[2]), Path(sys.argv[3]))
