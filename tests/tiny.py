@@ -27,7 +27,9 @@ def folder(root: Path, per_class: int = 30) -> Path:
     return root
 
 
-def recipe(path: Path, data: str = "data", epochs: int = 2, extra: str = "", train: str = "", quantize: bool = True) -> Path:
+def recipe(
+    path: Path, data: str = "data", epochs: int = 2, extra: str = "", train: str = "", quantize: bool = True
+) -> Path:
     """A recipe for `folder` next to it."""
     model = "\n".join(f"{k} = {json.dumps(v)}" for k, v in MODEL.items())
     path.write_text(
@@ -63,9 +65,15 @@ def bert(root: Path) -> Path:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "a", "film", "very", "not"]
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
         model_max_length=64,
     )
     config = BertConfig(

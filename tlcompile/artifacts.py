@@ -74,14 +74,15 @@ class Signature:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Signature:
         tensors = {
-            side: tuple(Tensor(**{**t, "shape": tuple(t["shape"])}) for t in value[side]) for side in ("inputs", "outputs")
+            side: tuple(Tensor(**{**t, "shape": tuple(t["shape"])}) for t in value[side])
+            for side in ("inputs", "outputs")
         }
         return cls(value["task"], tensors["inputs"], tensors["outputs"], tuple(value["classes"]), spec_from_json(value))
 
 
 def spec_from_json(value: dict[str, Any]) -> ImageSpec | TextSpec:
     """Read `{"kind": ..., "spec": {...}}` back."""
-    spec = {k: tuple(v) if isinstance(v, list) else v for k, v in value["spec"].items()}
+    spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value["spec"].items()}
     return ImageSpec(**spec) if value["kind"] == "image" else TextSpec(**spec)
 
 
@@ -153,7 +154,7 @@ class Graph(Artifact):
 
 @dataclass(frozen=True)
 class Engine(Artifact):
-    """A compiled graph: the backend's own files, `engine.json` (backend, options, versions, device), `signature.json`."""
+    """A compiled graph: the backend's files, `engine.json` (backend, options, versions, device), `signature.json`."""
 
     @cached_property
     def info(self) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def _version(version: Annotated[bool, typer.Option("--version", help="print the 
 def build(
     recipe: RecipeFile,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="the bundle's folder; dist/NAME where not given", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="the bundle's folder; dist/NAME where not given", show_default=False),
     ] = None,
     until: Annotated[str, typer.Option(help="stop after this stage")] = "package",
     fresh: Annotated[str, typer.Option(help="a stage to do again although it is in the store, e.g. evaluate")] = "",
@@ -73,7 +74,9 @@ def build(
     steps = [{"step": name, "seconds": entry.seconds, "cached": entry.cached} for name, entry in built.steps]
     if as_json:
         bundle = str(built.bundle) if built.bundle else None
-        print(json.dumps({"bundle": bundle, "seconds": round(built.seconds, 3), "steps": steps, "report": built.report}))
+        print(
+            json.dumps({"bundle": bundle, "seconds": round(built.seconds, 3), "steps": steps, "report": built.report})
+        )
         return
     ran = [step["step"] for step in steps if not step["cached"]]
     print(f"{len(steps)} steps, {len(ran)} done now, {len(steps) - len(ran)} from the store, {built.seconds:.1f} s")
@@ -88,7 +91,10 @@ def _print_variants(report: dict[str, Any]) -> None:
         batch_1 = (row["latency"] or {}).get("batch_1")
         speed = f"{batch_1['p50_ms']:8.3g} ms" if batch_1 else "   not run "
         mark = "*" if row["chosen"] else " "
-        print(f"{mark} {row['target']:<16} {row['variant']:<6} accuracy {row['accuracy']:.4f} {speed} {row['size_mb']:7.2f} MB")
+        print(
+            f"{mark} {row['target']:<16} {row['variant']:<6} "
+            f"accuracy {row['accuracy']:.4f} {speed} {row['size_mb']:7.2f} MB"
+        )
     for gate in report["gates"]:
         state = "deferred" if gate.get("deferred") else "passed" if gate["passed"] else "FAILED"
         print(f"  {gate['target']}: {gate['gate']} {gate['limit']:g}  {state}: {gate['why']}")
@@ -156,7 +162,9 @@ def predict(
 
 
 @app.command(epilog="Example: tlcompile verify dist/digits")
-def verify(bundle: BundleDir, self_test: Annotated[bool, typer.Option(help="also run the golden self-test")] = True) -> None:
+def verify(
+    bundle: BundleDir, self_test: Annotated[bool, typer.Option(help="also run the golden self-test")] = True
+) -> None:
     """Check every file of a bundle against its manifest, then run its self-test."""
     from tlcompile.package.verify import verify as check_files
 
@@ -201,7 +209,9 @@ def schema() -> None:
 
 
 @app.command(name="list", epilog="Example: tlcompile list compile")
-def list_(room: Annotated[str, typer.Argument(help="data, models, tasks, optimize or compile; all where not given")] = "") -> None:
+def list_(
+    room: Annotated[str, typer.Argument(help="data, models, tasks, optimize or compile; all where not given")] = "",
+) -> None:
     """List the plug-ins: data sources, model libraries, tasks, graph passes, backends."""
     from tlcompile import registry
 

@@ -56,7 +56,9 @@ def _packaged(name: str) -> Path:
         return models[0]
     if len(weights) == 1:
         return weights[0]
-    raise RecipeError(Problem(where, f"expected one model folder or one file of weights in it, found {len(weights)} files"))
+    raise RecipeError(
+        Problem(where, f"expected one model folder or one file of weights in it, found {len(weights)} files")
+    )
 
 
 def _base(info: ValidationInfo) -> Path:

@@ -2,7 +2,7 @@
 
 A step states how far it may move the numbers (`Tolerance`); one that moves them further stops the build and is named.
 The judge is ONNX Runtime on the CPU, so that a graph is judged before any backend has seen it. Q/DQ nodes are computed
-as they are written, in fp32: integer kernels saturate on some CPUs, which is a matter of the engine and not of the graph.
+as they are written, in fp32: integer kernels saturate on some CPUs, which is a matter of the engine, not of the graph.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def run_graph(model: Path, feeds: list[Feed]) -> list[Feed]:
         names = [o.name for o in session.get_outputs()]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     except Exception as error:  # the classes of onnxruntime have no base of their own
-        raise ParityError(Problem(model.name, f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}")) from error
+        raise ParityError(
+            Problem(model.name, f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}")
+        ) from error
 
 
 def compare(rung: str, against: str, found: list[Feed], expected: list[Feed], tolerance: Tolerance) -> Rung:

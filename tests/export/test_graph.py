@@ -44,7 +44,9 @@ def test_a_raw_image_gives_the_answer_of_torch_at_any_size_and_batch(exporter: s
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
-def test_texts_of_any_length_give_the_answer_of_torch_and_padding_changes_nothing(exporter: str, tmp_path: Path) -> None:
+def test_texts_of_any_length_give_the_answer_of_torch_and_padding_changes_nothing(
+    exporter: str, tmp_path: Path
+) -> None:
     network = transformers.build(transformers.Options.model_validate({"name": str(bert(tmp_path / "bert"))}), 2)
     network.module.eval()
     found = session(network, exporter, tmp_path / "m.onnx")
@@ -65,7 +67,9 @@ class Unexportable(torch.nn.Module):
 def test_a_network_that_can_not_be_exported_is_told_in_a_sentence_with_the_way_out(tmp_path: Path) -> None:
     network = image_network()
     network.module = Unexportable()
-    with pytest.raises(TlcompileError, match=r"export\.exporter: the torchscript exporter .* try exporter = \"dynamo\""):
+    with pytest.raises(
+        TlcompileError, match=r"export\.exporter: the torchscript exporter .* try exporter = \"dynamo\""
+    ):
         to_onnx(network, "torchscript", 18, tmp_path / "m.onnx")
 
 

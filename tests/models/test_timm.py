@@ -78,5 +78,7 @@ def test_the_efficientnet_lite0_package_fits_timm_in_every_tensor(tmp_path: Path
     )
     network = timm.build(package, 1000)
     fresh = timm.build(package, 1000, pretrained=False).module.state_dict()
-    changed = [k for k, v in network.module.state_dict().items() if v.is_floating_point() and not torch.equal(v, fresh[k])]
+    changed = [
+        k for k, v in network.module.state_dict().items() if v.is_floating_point() and not torch.equal(v, fresh[k])
+    ]
     assert len(changed) == len([v for v in fresh.values() if v.is_floating_point()])

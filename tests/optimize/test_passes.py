@@ -62,7 +62,12 @@ def test_simplify_leaves_no_batch_norm_and_no_computed_padding(graph: Graph, tmp
 
 @pytest.mark.parametrize(
     ("dialect", "activations", "largest_weight", "int32_bias"),
-    [("x86-vnni", np.uint8, 127, True), ("x86", np.uint8, 64, True), ("arm", np.int8, 127, True), ("tensorrt", np.int8, 127, False)],
+    [
+        ("x86-vnni", np.uint8, 127, True),
+        ("x86", np.uint8, 64, True),
+        ("arm", np.int8, 127, True),
+        ("tensorrt", np.int8, 127, False),
+    ],
 )
 def test_int8_is_written_in_the_dialect_of_the_target(
     graph: Graph, tmp_path: Path, dialect: str, activations: type, largest_weight: int, int32_bias: bool
@@ -78,7 +83,9 @@ def test_int8_is_written_in_the_dialect_of_the_target(
     if dialect == "tensorrt":
         assert not any(z.any() for z in zero_points)
     assert any(v.dtype == np.int32 and v.ndim == 1 for v in found.values()) == int32_bias
-    per_channel = [found[n.input[1]] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in found]
+    per_channel = [
+        found[n.input[1]] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in found
+    ]
     assert any(scale.ndim == 1 and scale.size > 1 for scale in per_channel)
 
 
@@ -113,7 +120,9 @@ def corrupting(how: str) -> ModuleType:
             value[:, [0, 1]] = value[:, [1, 0]]
             weights[-1].CopyFrom(numpy_helper.from_array(value, weights[-1].name))
         else:
-            node = next(n for n in loaded.graph.node if n.op_type in ("Relu", "Clip", "Sigmoid") and "preprocess" not in n.name)
+            node = next(
+                n for n in loaded.graph.node if n.op_type in ("Relu", "Clip", "Sigmoid") and "preprocess" not in n.name
+            )
             for other in loaded.graph.node:
                 for i, name in enumerate(other.input):
                     if name == node.output[0]:

@@ -84,7 +84,9 @@ def test_a_second_build_imports_no_heavy_library(place: Place) -> None:
     )
     recipe(place.root / "recipe.toml")
     arguments = ["build", "recipe.toml", "--store", "store", "--output", "dist/tiny"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=place.root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=place.root, capture_output=True, text=True, check=True
+    )
     assert "0 done now" in done.stdout
     assert "heavy: []" in done.stdout
 

@@ -55,14 +55,21 @@ def test_it_learns_and_writes_what_later_stages_need(splits: Path, tmp_path: Pat
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     applied = json.loads((out / "applied.json").read_text())
-    assert (applied["optimizer"], applied["epochs"], applied["batch_size"], applied["precision"]) == ("AdamW", 3, 8, "fp32")
+    assert (applied["optimizer"], applied["epochs"], applied["batch_size"], applied["precision"]) == (
+        "AdamW",
+        3,
+        8,
+        "fp32",
+    )
     assert applied["groups"][0]["last_lr"] == pytest.approx(0, abs=1e-9)
     with np.load(out / "reference.npz") as reference:
         assert reference["test_logits"].shape == (len(reference["test_labels"]), 2)
 
 
 @pytest.mark.parametrize("kill_after_epoch", [1, 2])
-def test_killed_and_resumed_equals_never_killed_bit_for_bit(splits: Path, tmp_path: Path, kill_after_epoch: int) -> None:
+def test_killed_and_resumed_equals_never_killed_bit_for_bit(
+    splits: Path, tmp_path: Path, kill_after_epoch: int
+) -> None:
     whole = load_file(run(job(splits), tmp_path / "whole") / "model.safetensors")
     killed = tmp_path / "killed"
     for name in ("out", "work"):

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def bootstrap_interval(correct: np.ndarray, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    correct: np.ndarray, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of 0/1 outcomes [n].
 
     A resample's count of hits is Binomial(n, mean), so it is drawn directly and no [resamples, n] array is made.
@@ -28,7 +30,7 @@ def bootstrap_interval(correct: np.ndarray, level: float = 0.95, resamples: int 
 def mcnemar(b: int, c: int) -> float:
     """Two-sided p-value of the exact McNemar test: under no difference b ~ Binomial(b + c, 1/2)."""
     total, least = b + c, min(b, c)
-    tail = sum(math.comb(total, k) for k in range(least + 1)) / 2**total
+    tail: float = sum(math.comb(total, k) for k in range(least + 1)) / 2**total
     return min(1.0, 2 * tail)
 
 
@@ -62,7 +64,7 @@ def upper_limit(b: int, c: int, n: int, alpha: float) -> float:
 
 @dataclass(frozen=True)
 class Drop:
-    """The accuracy drop of a candidate against its reference on n shared examples; negative = the candidate is better."""
+    """The accuracy drop of a candidate against its reference on n shared examples; below 0 it is better."""
 
     n: int
     b: int

@@ -115,7 +115,7 @@ def torch_outputs(network: Network, examples: list[Example], feeds: list[Feed]) 
                 from PIL import Image
 
                 view = evaluation_view(network.spec)
-                inputs, _ = Collate(network)([(view(Image.fromarray(e)), 0) for e in part])
+                inputs, _ = Collate(network)([(view(Image.fromarray(np.asarray(e))), 0) for e in part])
             else:
                 inputs = {name: torch.from_numpy(array) for name, array in feed.items()}
             logits = network.module(*inputs.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlcompile.artifacts import ImageSpec
 from tlcompile.errors import Problem, TlcompileError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def example_inputs(network: Network) -> dict[str, torch.Tensor]:
-    """A batch of two with the shapes of the network's input; two, so that no exporter takes the batch for a constant."""
+    """Two inputs of the network in a batch: with one, an exporter may take the batch for a constant."""
     import torch
 
     if isinstance(network.spec, ImageSpec):
@@ -33,17 +33,24 @@ def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.Mod
     import onnx
     import torch
 
-    module = network.module.eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    module = network.module.eval().cpu().to(memory_format=torch.contiguous_format)
     inputs = example_inputs(network)
     axes = {name: {0: "batch", 1: "tokens"} if value.ndim == 2 else {0: "batch"} for name, value in inputs.items()}
-    common = {"input_names": list(inputs), "output_names": ["logits"], "opset_version": opset}
+    common: dict[str, Any] = {"input_names": list(inputs), "output_names": ["logits"], "opset_version": opset}
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # tracer warnings about Python ints; parity is checked on real examples
             if exporter == "dynamo":
                 shapes = {n: {d: torch.export.Dim(a) for d, a in dims.items()} for n, dims in axes.items()}
                 torch.onnx.export(
-                    module, (), str(file), kwargs=inputs, dynamo=True, dynamic_shapes=shapes, external_data=False, **common
+                    module,
+                    (),
+                    str(file),
+                    kwargs=inputs,
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    external_data=False,
+                    **common,
                 )
             else:
                 outputs = {"logits": {0: "batch"}}
@@ -53,6 +60,6 @@ def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.Mod
     except (RuntimeError, torch.onnx.OnnxExporterError) as error:
         other = "dynamo" if exporter == "torchscript" else "torchscript"
         reason = str(error).strip().splitlines()[0][:300]
-        what = f"the {exporter} exporter can't export this network: {reason}; try exporter = \"{other}\""
+        what = f'the {exporter} exporter can\'t export this network: {reason}; try exporter = "{other}"'
         raise TlcompileError(Problem("export.exporter", what)) from error
     return onnx.load(file)

@@ -23,7 +23,9 @@ class Options(Base):
         "hub", description="'hub', 'none', a .safetensors or .pth file, or 'package:NAME' of an installed package"
     )
     image_size: int = Field(0, ge=0, description="pixels; 0 = the model's own")
-    crop_pct: float = Field(0.0, ge=0, le=1, description="share of the image kept by the centre crop; 0 = the model's own")
+    crop_pct: float = Field(
+        0.0, ge=0, le=1, description="share of the image kept by the centre crop; 0 = the model's own"
+    )
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth")
 
@@ -53,7 +55,7 @@ def build(options: Options, classes: int, pretrained: bool = True) -> Network:
     if options.image_size and "img_size" in _fixed_size_arguments(options.name):
         arguments["img_size"] = options.image_size
     from_hub = pretrained and options.weights == "hub"
-    module = timm.create_model(options.name, pretrained=from_hub, num_classes=classes, **arguments)
+    module: Any = timm.create_model(options.name, pretrained=from_hub, num_classes=classes, **arguments)
     classifier = module.pretrained_cfg["classifier"]
     head = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     if pretrained and isinstance(options.weights, PathText):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tlcompile import progress, registry
-from tlcompile import compile as backends
 from tlcompile.artifacts import read_json
 from tlcompile.errors import BackendMissing, GateError, Problem, RecipeError, TlcompileError, nearest
 from tlcompile.package.publish import check_writable, publish
@@ -110,7 +109,9 @@ def _make(store: Store, step: Step, key: Any, made: dict[str, Entry], label: str
     except MemoryError as error:
         raise TlcompileError(Problem(step.name, "out of memory; lower train.batch_size or the image size")) from error
     except OSError as error:
-        raise TlcompileError(Problem(step.name, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))) from error
+        raise TlcompileError(
+            Problem(step.name, f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        ) from error
 
 
 def _require_gates(made: dict[str, Entry], output: Path) -> None:

@@ -35,9 +35,13 @@ class Candidate:
 def choose(candidates: list[Candidate], margin: float | None) -> tuple[int, list[str]]:
     """(index of the one that ships, a sentence for each). `margin` is the recipe's `max_accuracy_drop`."""
     eligible = [_eligible(c, margin) for c in candidates]
-    pool = [i for i, ok in enumerate(eligible) if ok] or [min(range(len(candidates)), key=lambda i: candidates[i].drop.drop)]
+    pool = [i for i, ok in enumerate(eligible) if ok] or [
+        min(range(len(candidates)), key=lambda i: candidates[i].drop.drop)
+    ]
     best = min(pool, key=lambda i: candidates[i].cost)
-    return best, [_why(c, ok, i == best, candidates[best]) for i, (c, ok) in enumerate(zip(candidates, eligible, strict=True))]
+    return best, [
+        _why(c, ok, i == best, candidates[best]) for i, (c, ok) in enumerate(zip(candidates, eligible, strict=True))
+    ]
 
 
 def _eligible(candidate: Candidate, margin: float | None) -> bool:
@@ -49,7 +53,13 @@ def _eligible(candidate: Candidate, margin: float | None) -> bool:
 def _why(candidate: Candidate, eligible: bool, chosen: bool, best: Candidate) -> str:
     measured = "smallest" if candidate.p50_ms is None else "fastest"
     if chosen:
-        return f"ships: the {measured} within the allowed accuracy drop" if eligible else "ships: the most accurate; none is within the allowed drop"
+        return (
+            f"ships: the {measured} within the allowed accuracy drop"
+            if eligible
+            else "ships: the most accurate; none is within the allowed drop"
+        )
     if not eligible:
-        return f"dropped: its accuracy drop of {100 * candidate.drop.drop:.2f} points is not shown to be within the margin"
+        return (
+            f"dropped: its accuracy drop of {100 * candidate.drop.drop:.2f} points is not shown to be within the margin"
+        )
     return f"dropped: does not pay, {candidate.shown_cost} against {best.shown_cost}"

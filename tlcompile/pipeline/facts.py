@@ -16,7 +16,17 @@ from tlcompile.pipeline.plan import BASE, engine_name
 from tlcompile.pipeline.step import Made, tools
 from tlcompile.recipe import Recipe, Target
 
-LOCKED = ("accelerate", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxslim", "openvino", "pillow", "timm")
+LOCKED: tuple[str, ...] = (
+    "accelerate",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxslim",
+    "openvino",
+    "pillow",
+    "timm",
+)
 LOCKED += ("tokenizers", "torch", "torchvision", "transformers", "tensorrt", "tensorrt-rtx-cu13")
 
 
@@ -129,8 +139,17 @@ def environment() -> dict[str, Any]:
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:
-    stand_ins = [f"{r['engine']}: accuracy is that of the same graph in {r['measured_in']}" for r in rows if ":" in r["measured_in"]]
-    noisy = [f"{r['engine']}: {t['noisy']}" for r in rows for t in r["latency"].values() if isinstance(t, dict) and t.get("noisy")]
+    stand_ins = [
+        f"{r['engine']}: accuracy is that of the same graph in {r['measured_in']}"
+        for r in rows
+        if ":" in r["measured_in"]
+    ]
+    noisy = [
+        f"{r['engine']}: {t['noisy']}"
+        for r in rows
+        for t in r["latency"].values()
+        if isinstance(t, dict) and t.get("noisy")
+    ]
     return [*stand_ins, *noisy]
 
 
@@ -150,7 +169,9 @@ def shipped(facts: dict[str, Any], made: Made) -> list[Shipped]:
     found = []
     for row in rows:
         engine = Engine(made[row["engine"]].folder, made[row["engine"]].digest)
-        measured = {k: row[k] for k in ("accuracy", "accuracy_interval", "n", "drop", "measured_in", "latency", "size_mb")}
+        measured = {
+            k: row[k] for k in ("accuracy", "accuracy_interval", "n", "drop", "measured_in", "latency", "size_mb")
+        }
         golden = read_json(made[row["evaluation"]].folder / "evaluation.json")["golden"]
         tolerance = {"max_abs": 2 * golden["max_abs"] + 0.01, "agreement": golden["agreement"] - 0.1}
         found.append((row["target"], engine, measured, tolerance))

@@ -117,7 +117,11 @@ def pass_step(name: str, step: Plugin, dialect: str, before: str, store: Store) 
         name,
         "optimize",
         ("data", before),
-        lambda: {"pass": plugin_parts(step, store), "dialect": dialect, "tools": tools("onnxruntime", "onnxruntime-gpu")},
+        lambda: {
+            "pass": plugin_parts(step, store),
+            "dialect": dialect,
+            "tools": tools("onnxruntime", "onnxruntime-gpu"),
+        },
         partial(stages.optimize, step, dialect, before),
     )
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Engine, Feed, Graph, Splits, read_json, write_json
+from tlcompile.parity import Tolerance
 from tlcompile.pipeline.step import Made
 from tlcompile.recipe import Plugin, Recipe, Target
-
-from tlcompile.parity import Tolerance
 
 ENGINE_TOLERANCE = defaultdict(lambda: Tolerance(max_abs=1.0, agreement=0.8), fp32=Tolerance(5e-3, 1.0))
 """How far an engine may be from its own graph: rounding in fp32; in int8, kernels that round between layers."""
@@ -81,13 +79,15 @@ def evaluate(graph: str, engine: str, batch_size: int, made: Made, folder: Path,
     from tlcompile.evaluate.accuracy import measure
     from tlcompile.runtime import golden
 
-    source, compiled = (kind(made[name].folder, made[name].digest) for kind, name in ((Graph, graph), (Engine, engine)))
+    source = Graph(made[graph].folder, made[graph].digest)
+    compiled = Engine(made[engine].folder, made[engine].digest)
     runs_here, variant = compiled.info["runs_here"], compiled.info["variant"]
     place = compiled.folder if runs_here else _stand_in(source, variant, work / "stand-in")
     feeds, torch_answers = golden.load(source.folder / "golden.npz")
     result, answers = measure(place, splits_of(made), "test", batch_size, feeds, folder)
-    rung = parity.compare(engine, source.folder.name, answers, parity.run_graph(source.model, feeds), ENGINE_TOLERANCE[variant])
-    rung = replace(rung, against=read_json(source.folder / "parity.json")[-1]["rung"])
+    before = read_json(source.folder / "parity.json")[-1]["rung"]
+    expected = parity.run_graph(source.model, feeds)
+    rung = parity.compare(engine, before, answers, expected, ENGINE_TOLERANCE[variant])
     write_json(folder / "parity.json", [parity.check(rung).to_json()])
     from_torch = parity.compare(engine, "torch", answers, torch_answers, ENGINE_TOLERANCE[variant])
     result["measured_in"] = compiled.info["backend"] if runs_here else f"onnxruntime: {compiled.info['why_not']}"

@@ -16,7 +16,7 @@ from tlcompile.recipe import Plugin
 from tlcompile.store import Entry, Key, Store
 
 STAGES = ("data", "train", "export", "optimize", "compile", "evaluate", "report", "package")
-VERSIONS = {stage: 1 for stage in STAGES}
+VERSIONS = dict.fromkeys(STAGES, 1)
 """Raised when a stage makes something else out of the same input, so that old entries are not taken for new ones."""
 
 Made = Mapping[str, Entry]
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Look:
-    """What a walk found of a step without making anything. `entry` is None where it would be made; `reasons` say why."""
+    """What a walk found of a step without making it. `entry` is None where it would be made; `reasons` say why."""
 
     step: Step
     entry: Entry | None
@@ -54,7 +54,7 @@ class Look:
 
 @lru_cache
 def _installed() -> dict[str, str]:
-    """Distribution -> version, from the names of the `.dist-info` folders: a hundred times quicker than their content."""
+    """Distribution -> version, from the names of the `.dist-info` folders: far quicker than reading them."""
     found = {}
     for place in reversed(sys.path):
         for folder in Path(place).glob("*.dist-info"):
@@ -73,7 +73,9 @@ def plugin_parts(plugin: Plugin, store: Store) -> dict[str, Any]:
     """A plug-in in a key: its name, its options, what its paths contain, the versions of its tools."""
     try:
         options = {
-            name: {"content": store.stats.digest(value.absolute)} if isinstance(value, PathText) else plugin.to_json()[name]
+            name: {"content": store.stats.digest(value.absolute)}
+            if isinstance(value, PathText)
+            else plugin.to_json()[name]
             for name, value in plugin.options
         }
     except OSError as error:  # a dangling link, a file without leave to read it

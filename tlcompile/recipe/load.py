@@ -30,7 +30,14 @@ from tlcompile.recipe.tables import (
 TABLES = ("data", "model", "train", "export", "optimize", "compile", "evaluate", "gates")
 Table = TypeVar("Table", bound=Options)
 
-_TYPE_NAMES = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array", dict: "a table"}
+_TYPE_NAMES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "a table",
+}
 _EXPECTED = {
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -102,7 +109,20 @@ class _Reader:
         if self.problems or not (head and data and source and model and train and export and evaluate and gates):
             return None
         return Recipe(
-            self.path, text, head.name, head.seed, data.task, data, source, model, train, export, passes, targets, evaluate, gates
+            self.path,
+            text,
+            head.name,
+            head.seed,
+            data.task,
+            data,
+            source,
+            model,
+            train,
+            export,
+            passes,
+            targets,
+            evaluate,
+            gates,
         )
 
     def is_table(self, name: str, value: Any) -> bool:
@@ -165,7 +185,10 @@ class _Reader:
         if isinstance(name, str):
             options = registry.load(room, name).Options if self.known(room, name, (*where, selector)) else None
         elif common is None or name is not None:
-            self.say((*where, selector), f"expected a name in quotes, found {_found(name)}" if selector in raw else "required and not given")
+            self.say(
+                (*where, selector),
+                f"expected a name in quotes, found {_found(name)}" if selector in raw else "required and not given",
+            )
         mine = {selector, *(common.model_fields if common else ())}
         others = {k: v for k, v in raw.items() if k not in mine}
         table = None

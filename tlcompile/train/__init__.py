@@ -5,7 +5,7 @@
     optim.py       parameter groups, optimizer, learning-rate schedule
     loop.py        the loop, its checkpoints and the way back into them
     applied.py     the hyper-parameters as they really were, read back and compared with the recipe
-    reference.py   what the finished fp32 torch network says of every held-out example: what later steps are held against
+    reference.py   what the finished fp32 torch network says of held-out examples: what later steps are held to
 
 `run` is the door; it imports torch only when called.
 """
@@ -32,7 +32,13 @@ def run(job: Job, folder: Path, work: Path) -> None:
 
         train(job, folder, work)
         return
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.table.processes}"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={job.table.processes}",
+    ]
     module = ["--module", "tlcompile.train.worker", str(work / "job.json"), str(folder), str(work)]
     threads = max(1, (os.cpu_count() or 1) // job.table.processes)
     done = subprocess.run([*launcher, *module], check=False, env={**os.environ, "OMP_NUM_THREADS": str(threads)})

@@ -59,6 +59,10 @@ def compare(applied: dict[str, Any], table: TrainTable) -> None:
         decay = 0.0 if "no_decay" in group["name"] else table.weight_decay
         expected[f"lr of {group['name']}"] = (table.lr * scale, group["peak_lr"])
         expected[f"weight_decay of {group['name']}"] = (decay, group["weight_decay"])
-    lost = [Problem(f"train.{k}", f"the recipe says {a}, training applied {b}") for k, (a, b) in expected.items() if a != b]
+    lost = [
+        Problem(f"train.{name}", f"the recipe says {asked}, training applied {found}")
+        for name, (asked, found) in expected.items()
+        if asked != found
+    ]
     if lost:
         raise TlcompileError(*lost)

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from tlcompile.artifacts import ImageSpec
 from tlcompile.models._inputs import Collate, evaluation_view
 from tlcompile.models._network import Network
-from tlcompile.recipe.tables import AugmentTable
+from tlcompile.recipe.tables import AugmentTable, TrainTable
 
 if TYPE_CHECKING:
     from tlcompile.data._split import Split
@@ -74,17 +74,17 @@ class Shuffled(Sampler[tuple[int, int]]):
 
 
 def training_loader(
-    split: Split, network: Network, size: int, augment: AugmentTable, batch_size: int, workers: int, seed: int
+    split: Split, network: Network, size: int, table: TrainTable, batch_size: int, seed: int
 ) -> tuple[DataLoader[Any], Shuffled]:
-    """Shuffled, augmented batches; the last one is left out where it is not full."""
-    view = training_view(network.spec, size, augment) if isinstance(network.spec, ImageSpec) else None
+    """Shuffled, augmented batches of `batch_size`, one process's share; the last is left out where it is not full."""
+    view = training_view(network.spec, size, table.augment) if isinstance(network.spec, ImageSpec) else None
     order = Shuffled(len(split), seed)
     loader = DataLoader(
         Examples(split, view, seed),
         batch_size,
         sampler=order,
         collate_fn=Collate(network),
-        num_workers=workers,
+        num_workers=table.workers,
         drop_last=len(split) >= batch_size,
         pin_memory=torch.cuda.is_available(),
     )

@@ -55,10 +55,10 @@ class Trainer:
         spec = self.network.spec
         self.size = (table.image_size or spec.image_size) if isinstance(spec, ImageSpec) else 0
         if isinstance(spec, ImageSpec):
-            self.network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.module.to(memory_format=torch.channels_last)
         processes = self.accelerator.num_processes
         loader, self.order = training_loader(
-            self.train, self.network, self.size, table.augment, max(1, table.batch_size // processes), table.workers, job.seed
+            self.train, self.network, self.size, table, max(1, table.batch_size // processes), job.seed
         )
         self.val_loader = self.accelerator.prepare(evaluation_loader(self.val, self.network, 64))
         self.optimizer = optim.optimizer(self.network.module, self.network.head, table)
@@ -76,10 +76,9 @@ class Trainer:
             self.history.append(row)
             self.save(epoch)
             if self.accelerator.is_main_process:
-                progress.say(
-                    f"  epoch {epoch + 1}/{self.job.table.epochs}  loss {row['train_loss']:.4f}  "
-                    f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.4f}  {row['items_per_s']:.0f}/s"
-                )
+                shown = f"loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}"
+                shown += f"  val accuracy {row['val_accuracy']:.4f}  {row['items_per_s']:.0f}/s"
+                progress.say(f"  epoch {epoch + 1}/{self.job.table.epochs}  {shown}")
         self.network.module = self.accelerator.unwrap_model(self.module)
         return self.read_back()
 
