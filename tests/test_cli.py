@@ -39,6 +39,11 @@ def fails(folder: Path, *arguments: str) -> str:
     return done.stderr
 
 
+def test_data_given_to_a_source_that_reads_no_path_is_told(tmp_path: Path) -> None:
+    said = fails(tmp_path, "check", QUICKSTART, "--data", "x")
+    assert said == f"error: --data: source 'sklearn' of {QUICKSTART} reads no path\n"
+
+
 def test_the_version(folder: Path) -> None:
     done = run(folder, "--version")
     assert (done.returncode, done.stdout) == (0, f"{tlcompile.__version__}\n")

@@ -111,3 +111,16 @@ def test_a_hyper_parameter_that_got_lost_fails_the_build(splits: Path, tmp_path:
         compare(applied, TrainTable(epochs=1, batch_size=8, lr=0.5, weight_decay=0.3))
     assert "train.lr of body_decay: the recipe says 0.5, training applied 0.001" in str(caught.value)
     assert "train.weight_decay of body_decay" in str(caught.value)
+
+
+def test_a_head_start_separates_the_classes_before_the_first_epoch(splits: Path, tmp_path: Path) -> None:
+    plain = json.loads((run(job(splits, epochs=1), tmp_path / "plain") / "history.json").read_text())
+    warm = json.loads((run(job(splits, epochs=1, head_start=True), tmp_path / "warm") / "history.json").read_text())
+    assert warm[0]["train_loss"] < 0.5 * plain[0]["train_loss"]
+
+
+def test_frozen_norms_keep_their_statistics(splits: Path, tmp_path: Path) -> None:
+    state = load_file(run(job(splits, epochs=1, freeze_norm=True), tmp_path) / "model.safetensors")
+    means = [v for k, v in state.items() if k.endswith("running_mean")]
+    assert means
+    assert all(not v.any() for v in means)

@@ -24,6 +24,8 @@ PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 _BACKEND, _PLAN = "tensorrt", "engine.trt"
 _COMPATIBILITY = Literal["none", "ampere_plus", "same_compute_capability"]
 
+NOT_IN_KEY = ("timing_cache",)  # it grows with every build
+
 
 class Options(_nvidia.ProfileOptions):
     builder_optimization_level: int = Field(3, ge=0, le=5, description="5 searches longest for the fastest kernels")

@@ -24,8 +24,11 @@ from tlcompile.parity import Tolerance
 
 PACKAGES = ("onnx", "onnxruntime")
 ON_BY_DEFAULT = False
-QUANTIZED = ("Conv", "MatMul", "Gemm", "Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool", "MaxPool")
-"""Clip and Relu stand here so that the range of a convolution is taken behind them, where it is narrow."""
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+AROUND_CONVOLUTIONS = ("Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool", "MaxPool")
+"""Quantized too in convolutional networks: Clip and Relu so that the range of a convolution is taken behind them, where
+it is narrow; Add and pools so that a block stays in int8. In a transformer the sums carry a few very large values, and
+the products of activations with activations (attention) little work: there only products with weights are quantized."""
 
 
 class Options(Base):
@@ -63,13 +66,25 @@ def apply(model: Path, options: Options, context: Context, target: Path) -> None
         try:
             quant_pre_process(model, prepared, skip_symbolic_shape=True)
             excluded = [*options.exclude, *kept_in_fp32(prepared, options)]
-            quantize_static(prepared, target, Reader(), nodes_to_exclude=excluded, **arguments(context.dialect))
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0][:300]
+            chosen = arguments(context.dialect, kinds(prepared))
+            quantize_static(prepared, target, Reader(), nodes_to_exclude=excluded, **chosen)
+        except TlcompileError:
+            raise
+        except Exception as error:  # of onnx, protobuf and onnxruntime, which share no base
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
             raise TlcompileError(Problem("optimize.quantize", f"this graph can't be quantized: {reason}")) from error
 
 
-def arguments(dialect: str) -> dict[str, Any]:
+def kinds(model: Path) -> tuple[str, ...]:
+    """The operators to quantize: more of them where convolutions do most of the work."""
+    import onnx
+
+    nodes = [n.op_type for n in onnx.load(model).graph.node if not n.name.startswith("preprocess/")]
+    convolutional = nodes.count("Conv") > nodes.count("MatMul") + nodes.count("Gemm")
+    return PRODUCTS + AROUND_CONVOLUTIONS if convolutional else PRODUCTS
+
+
+def arguments(dialect: str, kinds: tuple[str, ...]) -> dict[str, Any]:
     """The dialect in the words of ONNX Runtime's quantizer."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
 
@@ -81,10 +96,11 @@ def arguments(dialect: str) -> dict[str, Any]:
         "per_channel": True,
         "reduce_range": dialect == "x86",
         "calibrate_method": CalibrationMethod.MinMax,
-        "op_types_to_quantize": list(QUANTIZED),
+        "op_types_to_quantize": list(kinds),
         "extra_options": {
             "ActivationSymmetric": dialect == "tensorrt",
             "WeightSymmetric": True,
+            "MatMulConstBOnly": True,
             "QuantizeBias": dialect != "tensorrt",
             "DedicatedQDQPair": dialect == "tensorrt",
         },

@@ -69,6 +69,9 @@ def parse(text: str, path: Path = Path("recipe.toml"), data: Path | None = None)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(Problem(str(path), f"not valid TOML: {error}")) from error
     if data is not None and isinstance(raw.get("data"), dict):
+        source = raw["data"].get("source")
+        if source in registry.names("data") and "path" not in registry.load("data", source).Options.model_fields:
+            raise RecipeError(Problem("--data", f"source '{source}' of {path} reads no path"))
         raw["data"]["path"] = str(data.resolve())
     reader = _Reader(path, locate.lines(text))
     recipe = reader.recipe(raw, text)

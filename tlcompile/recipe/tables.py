@@ -59,6 +59,8 @@ class TrainTable(Options):
     optimizer: Literal["adamw"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     head_lr_scale: float = Field(1.0, gt=0, description="the new head learns at lr times this")
+    head_start: bool = Field(False, description="fit the head on frozen features first, then fine-tune everything")
+    freeze_norm: bool = Field(False, description="batch norms keep the statistics that they were pretrained with")
     weight_decay: float = Field(0.05, ge=0, description="not applied to biases and norms")
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate")
