@@ -106,7 +106,7 @@ def graph(spec: ImageSpec, opset: int) -> onnx.ModelProto:
     short = b("Min", height, width)
     across = _matrix(b, width, _resized(b, short, width, spec), spec)
     down = _matrix(b, height, _resized(b, short, height, spec), spec)
-    planes = b("Cast", b("Transpose", "image", perm=[0, 3, 1, 2]), to=1)
+    planes = b("Transpose", b("Cast", "image", to=1), perm=[0, 3, 1, 2])  # TensorRT transposes no uint8
     narrow = _to_levels(b, b("MatMul", planes, b("Transpose", across, perm=[1, 0])))
     levels = _to_levels(b, b("MatMul", down, narrow))
     mean, std = (np.array(v, np.float32).reshape(1, -1, 1, 1) for v in (spec.mean, spec.std))

@@ -80,7 +80,8 @@ def variants(
         result = Evaluation(made[evaluation].folder, "").result
         with np.load(made[evaluation].folder / "outputs.npz", allow_pickle=False) as outputs:
             drop = paired_drop(right, outputs["probabilities"].argmax(-1) == outputs["labels"], recipe.evaluate.alpha)
-        times = {f"batch_{size}": taken for size, taken in latency.get(name, {}).get("batches", {}).items()}
+        opened = latency.get(name, {})
+        times = {f"batch_{size}": taken for size, taken in opened.get("batches", {}).items()}
         p50 = times.get("batch_1", {}).get("p50_ms")
         size = sum(f.stat().st_size for f in engine.folder.rglob("*") if f.is_file()) / 1e6
         candidate = Candidate(engine.info["variant"], drop, p50, size)
@@ -98,6 +99,10 @@ def variants(
             "p_different": drop.p_different,
             "measured_in": result["measured_in"],
             "latency": times,
+            "threads": opened.get("threads"),
+            "device": opened.get("device"),
+            "load_s": opened.get("load_s"),
+            "rss_mib": opened.get("rss_mib"),
             "size_mb": size,
         }
         found.append((row, drop, candidate))

@@ -65,12 +65,23 @@ def _gates(facts: Facts, _: set[str]) -> Iterator[str]:
         yield from ("## Gates", "", *gates(facts["gates"]))
 
 
+def _conditions(measured: list[Facts]) -> Iterator[str]:
+    """On what and with which input latency was measured; a line for each different answer."""
+    lines = []
+    for v in (v for v in measured if v.get("threads")):
+        feeds = [b["feed"] for b in v["latency"].values() if isinstance(b, dict) and b.get("feed")]
+        device = ", ".join(f"{name} {value}" for name, value in (v.get("device") or {}).items())
+        lines.append(f"{v.get('backend')}: {v['threads']} threads on {device}; input {' and '.join(feeds)}.")
+    yield from ("", *dict.fromkeys(lines)) if lines else ()
+
+
 def _variants(facts: Facts, pictures: set[str]) -> Iterator[str]:
     measured = facts.get("variants") or []
     if not measured:
         return
     yield from ("## Variants", "", *variants(measured))
     yield from ("", "Accuracy with its interval; latency in milliseconds a call at the batch size named.")
+    yield from _conditions(measured)
     reasons = [f"- {code(v.get('engine'))}: {v['why']}" for v in measured if v.get("why") and not v.get("chosen")]
     stand_ins = [
         f"- {code(v.get('engine'))}: in {words(v['measured_in'])}"
