@@ -16,6 +16,8 @@ settings.load_profile("shared machine")
 def test_data() -> Path:
     """The folder of real data sets: $TLCOMPILE_TEST_DATA, else `../shared/data` beside the checkout."""
     folder = Path(os.environ.get("TLCOMPILE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir() and os.environ.get("CI"):
+        pytest.fail(f"real data sets must be at {folder} in CI")
     if not folder.is_dir():
         pytest.skip(f"real data sets are not at {folder}; set TLCOMPILE_TEST_DATA")
     return folder
