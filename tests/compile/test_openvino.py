@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,17 @@ def test_half_precision_weights_are_half_the_size(graphs: Graphs, tmp_path: Path
         backends.build("openvino", Options(weights=weights), graphs("text"), "fp32", folder)
         sizes[weights] = (folder / "model.bin").stat().st_size
     assert sizes["f16"] < 0.6 * sizes["f32"]
+
+
+def test_nothing_is_reported_to_anyone(engines: Callable[[str, str], Path]) -> None:
+    code = (
+        "import sys, threading; from pathlib import Path; from tlcompile import compile as backends;"
+        "backends.open_engine(Path(sys.argv[1])); names = [t.name for t in threading.enumerate()];"
+        "print(names, sys.modules['openvino_telemetry'])"
+    )
+    command = [sys.executable, "-c", code, str(engines("openvino", "fp32"))]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "['MainThread'] None"
 
 
 def test_two_builds_are_the_same_bytes(graphs: Graphs, tmp_path: Path) -> None:

@@ -74,10 +74,17 @@ def test_a_child_tells_what_it_runs_with(engine: Callable[[str], Path]) -> None:
 def test_each_call_is_timed(engine: Callable[[str], Path]) -> None:
     with EngineProcess(engine("onnxruntime")) as child:
         seconds = child.time(toy_graphs.images(1), warmup=1, runs=7)
-        path = child.keep("kept", toy_graphs.images(1))
+        path = child.keep(toy_graphs.images(1))
         assert len(child.time(path, warmup=0, runs=3)) == 3
     assert len(seconds) == 7
     assert min(seconds) > 0
+
+
+def test_kept_feeds_do_not_replace_each_other(engine: Callable[[str], Path]) -> None:
+    with EngineProcess(engine("onnxruntime")) as child:
+        child.time(toy_graphs.images(1), warmup=0, runs=1)
+        with pytest.raises(TlcompileError, match="found 1 on axis 3"):
+            child.time({"image": np.zeros((1, 9, 9, 1), np.uint8)}, warmup=0, runs=1)
 
 
 def test_errors_of_the_engine_come_back_whole_and_it_goes_on(engine: Callable[[str], Path]) -> None:
@@ -121,7 +128,7 @@ def test_ctrl_c_is_for_the_parent_to_decide(engine: Callable[[str], Path]) -> No
 
 def test_nothing_is_left_behind(engine: Callable[[str], Path]) -> None:
     with EngineProcess(engine("onnxruntime")) as child:
-        pid, kept = child.pid, child.keep("feed", toy_graphs.images(1))
+        pid, kept = child.pid, child.keep(toy_graphs.images(1))
         assert psutil.pid_exists(pid)
     assert gone(pid)
     assert not kept.parent.exists()
@@ -139,9 +146,11 @@ with EngineProcess(Path(sys.argv[1])) as child:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize("kind", ["killed", "interrupted"])
-def test_a_child_ends_with_its_parent_even_in_the_middle_of_a_command(kind: str, engine: Callable[[str], Path]) -> None:
+def test_a_child_ends_with_its_parent_even_in_the_middle_of_a_command(
+    kind: str, engine: Callable[[str], Path], tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", _PARENT, str(engine("onnxruntime"))]
-    environment = {**os.environ, "PYTHONPATH": str(Path(toy_graphs.__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(toy_graphs.__file__).parent), "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     ) as parent:

@@ -6,6 +6,7 @@ have it, would make the numbers depend on the machine.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import threading
@@ -50,11 +51,10 @@ def missing() -> str:
 
 
 def _library() -> ModuleType:
-    """OpenVINO, without its telemetry: importing it would report that to Intel from a thread of its own."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[call-overload]
-    import openvino
-
-    return openvino
+    """OpenVINO, without its telemetry: importing it would report that to Intel, from a thread of its own."""
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)  # Python's way to say that a module is not there
+    return importlib.import_module("openvino")
 
 
 def _no_device(options: Options) -> str:

@@ -68,12 +68,14 @@ class EngineProcess:
     def run(self, feed: Feed) -> Feed:
         """What the engine answers."""
         outputs = self._files / "outputs.npz"
-        self.command("run", feed=str(self.keep("run", feed)), outputs=str(outputs))
+        asked = self._files / "feed.npz"
+        write_arrays(asked, feed)
+        self.command("run", feed=str(asked), outputs=str(outputs))
         return read_arrays(outputs)
 
     def time(self, feed: Feed | Path, warmup: int, runs: int) -> list[float]:
         """Seconds of each of `runs` calls after `warmup` calls. A feed that `keep` wrote is sent once only."""
-        path = feed if isinstance(feed, Path) else self.keep("time", feed)
+        path = feed if isinstance(feed, Path) else self.keep(feed)
         seconds: list[float] = self.command("time", feed=str(path), warmup=warmup, runs=runs)["seconds"]
         return seconds
 
@@ -81,9 +83,9 @@ class EngineProcess:
         """`backend`, `threads`, `device`, `load_s` and `rss_mib`, resident memory now."""
         return self.command("info")
 
-    def keep(self, name: str, feed: Feed) -> Path:
-        """Write `feed` where the child can read it, until this process ends."""
-        path = self._files / f"{name}.npz"
+    def keep(self, feed: Feed) -> Path:
+        """Write `feed` into a new file that the child reads once and remembers, until this process ends."""
+        path = self._files / f"kept-{len(list(self._files.glob('kept-*')))}.npz"
         write_arrays(path, feed)
         return path
 

@@ -65,7 +65,7 @@ def _rounds(
     children: dict[str, EngineProcess], batch: int, feed: Feed, rounds: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Seconds [rounds, BURST] of every engine on one feed."""
-    paths = {name: child.keep(f"batch-{batch}", feed) for name, child in children.items()}
+    paths = {name: child.keep(feed) for name, child in children.items()}
     for name, child in children.items():
         child.time(paths[name], warmup=_WARM_FIRST, runs=0)
     taken: dict[str, list[list[float]]] = {name: [] for name in children}
