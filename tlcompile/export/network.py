@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,29 +38,19 @@ def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.Mod
     inputs = example_inputs(network)
     axes = {name: {0: "batch", 1: "tokens"} if value.ndim == 2 else {0: "batch"} for name, value in inputs.items()}
     common: dict[str, Any] = {"input_names": list(inputs), "output_names": ["logits"], "opset_version": opset}
+    arguments = tuple(inputs.values())
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # tracer warnings about Python ints; parity is checked on real examples
             if exporter == "dynamo":
-                shapes = {n: {d: torch.export.Dim(a) for d, a in dims.items()} for n, dims in axes.items()}
-                torch.onnx.export(
-                    module,
-                    (),
-                    str(file),
-                    kwargs=inputs,
-                    dynamo=True,
-                    dynamic_shapes=shapes,
-                    external_data=False,
-                    **common,
-                )
+                shapes = tuple({d: torch.export.Dim(a) for d, a in dims.items()} for dims in axes.values())
+                common |= {"dynamo": True, "dynamic_shapes": shapes, "external_data": False, "verbose": False}
             else:
-                outputs = {"logits": {0: "batch"}}
-                torch.onnx.export(
-                    module, tuple(inputs.values()), str(file), dynamo=False, dynamic_axes={**axes, **outputs}, **common
-                )
+                common |= {"dynamo": False, "dynamic_axes": {**axes, "logits": {0: "batch"}}}
+            torch.onnx.export(module, arguments, str(file), **common)
     except (RuntimeError, torch.onnx.OnnxExporterError) as error:
         other = "dynamo" if exporter == "torchscript" else "torchscript"
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = re.sub(r"\x1b\[\d*m", "", str(error).strip().splitlines()[0])[:300]
         what = f'the {exporter} exporter can\'t export this network: {reason}; try exporter = "{other}"'
         raise TlcompileError(Problem("export.exporter", what)) from error
     return onnx.load(file)
