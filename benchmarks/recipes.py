@@ -4,7 +4,8 @@
 
 Each build is a process of its own; its wall time and its peak resident memory (it and its children, the larger) are
 those that the system counted. A second run of the same command measures the build with nothing to do. `--short` builds
-the quickstart alone. The last line is one JSON object; it is also written to `benchmarks/results/recipes.json`.
+the quickstart alone. Each recipe's figures replace its older ones in `benchmarks/results/recipes.json` as soon as they
+are there; the last line is that file as one JSON object.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 ALL = ("quickstart", "rtx", "flowers", "sst2", "cifar10")
 NOOP_RUNS = 5
+RESULTS = ROOT / "benchmarks" / "results" / "recipes.json"
 
 
 def run(name: str, store: Path, output: Path) -> dict[str, Any]:
@@ -94,16 +96,15 @@ def main() -> None:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--store", type=Path, help="keep the store here, and begin with what is in it")
     asked = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
-        store, results = asked.store or Path(scratch) / "store", {}
+        store = (asked.store or Path(scratch) / "store").resolve()
         for name in ("quickstart",) if asked.short else asked.recipes:
-            results[name] = measure(name, store.resolve(), Path(scratch) / "dist" / name)
-            print(json.dumps({name: results[name]}), file=sys.stderr, flush=True)
+            results[name] = measure(name, store, Path(scratch) / "dist" / name)
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load_1min": os.getloadavg()[0]}
-    line = json.dumps({"recipes": results, "machine": machine})
-    (ROOT / "benchmarks" / "results" / "recipes.json").write_text(json.dumps(json.loads(line), indent=1) + "\n")
-    print(line)
+    print(json.dumps({"recipes": results, "machine": machine}))
 
 
 if __name__ == "__main__":

@@ -178,6 +178,6 @@ def shipped(facts: dict[str, Any], made: Made) -> list[Shipped]:
             k: row[k] for k in ("accuracy", "accuracy_interval", "n", "drop", "measured_in", "latency", "size_mb")
         }
         golden = read_json(made[row["evaluation"]].folder / "evaluation.json")["golden"]
-        tolerance = {"max_abs": 2 * golden["max_abs"] + 0.01, "agreement": golden["agreement"] - 0.1}
+        tolerance = {"max_abs": min(1.0, 2 * golden["max_abs"] + 0.01), "agreement": golden["agreement"] - 0.1}
         found.append((row["target"], engine, measured, tolerance))
     return found
