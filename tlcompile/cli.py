@@ -7,6 +7,7 @@ Results go to standard output, progress and errors to standard error.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -229,6 +230,7 @@ def _usage(option: str, value: str, known: tuple[str, ...]) -> RecipeError:
 
 def main() -> None:
     """Run the command; every error of ours is told in sentences and has its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's end is treated like Ctrl-C
     try:
         app()
     except TlcompileError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -71,7 +70,6 @@ def build(
     check_backends(recipe)
     if until == "package":
         check_writable(output)
-    signal.signal(signal.SIGTERM, _interrupt)
     steps = plan(recipe, store)
     if until != "package":
         last = max(i for i, step in enumerate(steps) if step.stage == until)
@@ -134,7 +132,3 @@ def _clear_failure(output: Path) -> Path:
     if (kept / "report.json").is_file():
         shutil.rmtree(kept)
     return kept
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
