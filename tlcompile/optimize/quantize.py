@@ -33,7 +33,7 @@ the products of activations with activations (attention) little work: there only
 
 class Options(Base):
     scheme: Literal["int8"] = "int8"
-    exclude: NameList = Field((), description="names of nodes that stay in fp32")
+    exclude: NameList = Field((), description="nodes that stay in fp32, by name or pattern ('*' any text, '[0-9]')")
     min_agreement: float = Field(0.8, ge=0, le=1, description="least share of golden examples that keep their label")
 
 
@@ -65,7 +65,7 @@ def apply(model: Path, options: Options, context: Context, target: Path) -> None
         prepared = Path(scratch) / "prepared.onnx"
         try:
             quant_pre_process(model, prepared, skip_symbolic_shape=True)
-            excluded = [*options.exclude, *kept_in_fp32(prepared, options)]
+            excluded = kept_in_fp32(prepared, options)
             chosen = arguments(context.dialect, kinds(prepared))
             quantize_static(prepared, target, Reader(), nodes_to_exclude=excluded, **chosen)
         except TlcompileError:
@@ -108,15 +108,17 @@ def arguments(dialect: str, kinds: tuple[str, ...]) -> dict[str, Any]:
 
 
 def kept_in_fp32(model: Path, options: Options) -> list[str]:
-    """Nodes of the preprocessing, and those whose name the recipe misspelt are told."""
+    """Nodes of the preprocessing and those that the recipe names; RecipeError lists the names that match no node."""
+    from fnmatch import fnmatchcase
+
     import onnx
 
     from tlcompile.errors import RecipeError, nearest
 
     names = [n.name for n in onnx.load(model, load_external_data=False).graph.node]
-    unknown = [n for n in options.exclude if n not in names]
+    matched = {pattern: [n for n in names if n == pattern or fnmatchcase(n, pattern)] for pattern in options.exclude}
+    unknown = [pattern for pattern, found in matched.items() if not found]
     if unknown:
-        raise RecipeError(
-            *(Problem("optimize.quantize.exclude", f"the graph has no node '{n}'", nearest(n, names)) for n in unknown)
-        )
-    return [n for n in names if n.startswith("preprocess/")]
+        where = "optimize.quantize.exclude"
+        raise RecipeError(*(Problem(where, f"the graph has no node '{n}'", nearest(n, names)) for n in unknown))
+    return [n for n in names if n.startswith("preprocess/") or any(n in found for found in matched.values())]
