@@ -14,39 +14,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from tests.tiny import MODEL, folder
-from tlcompile import train
-from tlcompile.data import prepare
+from tests.toy_training import job, run
 from tlcompile.errors import RecipeError, TlcompileError
-from tlcompile.models import timm
-from tlcompile.recipe.tables import AugmentTable, DataTable, Plugin, TrainTable
+from tlcompile.recipe.train_table import AugmentTable
 from tlcompile.train import Job
 from tlcompile.train.applied import compare
-
-
-@pytest.fixture(scope="module")
-def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tlcompile.data import folder as source
-
-    root = tmp_path_factory.mktemp("train")
-    options = source.Options.model_validate({"path": str(folder(root / "data"))}, context={"base": root})
-    table = DataTable(task="image-classification", source="folder", calibration=8)
-    (root / "splits").mkdir()
-    prepare(source, options, table, "image", 17, root / "splits")
-    return root / "splits"
-
-
-def job(splits: Path, **table: object) -> Job:
-    options = timm.Options.model_validate({k: v for k, v in MODEL.items() if k != "library"})
-    values = TrainTable(**{"epochs": 3, "batch_size": 8, "augment": AugmentTable(hflip=True), **table})
-    return Job("image-classification", Plugin("models", "timm", options), values, 17, splits, ("dark", "light"), splits)
-
-
-def run(job: Job, root: Path) -> Path:
-    for name in ("out", "work"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    train.run(job, root / "out", root / "work")
-    return root / "out"
 
 
 def test_it_learns_and_writes_what_later_stages_need(splits: Path, tmp_path: Path) -> None:
@@ -56,42 +28,78 @@ def test_it_learns_and_writes_what_later_stages_need(splits: Path, tmp_path: Pat
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     applied = json.loads((out / "applied.json").read_text())
     assert (applied["optimizer"], applied["epochs"], applied["batch_size"], applied["precision"]) == (
-        "AdamW",
+        "adamw",
         3,
         8,
         "fp32",
     )
     assert applied["groups"][0]["last_lr"] == pytest.approx(0, abs=1e-9)
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "lr" in line and "epoch" not in line] == [*range(1, applied["steps"] + 1)]
+    assert (out / "samples" / "views.png").stat().st_size > 1000
     with np.load(out / "reference.npz") as reference:
         assert reference["test_logits"].shape == (len(reference["test_labels"]), 2)
 
 
-@pytest.mark.parametrize("kill_after_epoch", [1, 2])
-def test_killed_and_resumed_equals_never_killed_bit_for_bit(
-    splits: Path, tmp_path: Path, kill_after_epoch: int
-) -> None:
-    whole = load_file(run(job(splits), tmp_path / "whole") / "model.safetensors")
-    killed = tmp_path / "killed"
+def killed(asked: Job, root: Path, at: str) -> Path:
+    """A run in a process of its own, killed when its checkpoint `at` (or a later one) is there."""
     for name in ("out", "work"):
-        (killed / name).mkdir(parents=True)
-    (killed / "work" / "job.json").write_text(json.dumps(job(splits).to_json()))
-    arguments = [str(killed / p) for p in ("work/job.json", "out", "work")]
+        (root / name).mkdir(parents=True)
+    (root / "work" / "job.json").write_text(json.dumps(asked.to_json()))
+    arguments = [str(root / p) for p in ("work/job.json", "out", "work")]
     child = subprocess.Popen([sys.executable, "-m", "tlcompile.train.worker", *arguments], stderr=subprocess.DEVNULL)
-    while not (killed / "work" / f"epoch-{kill_after_epoch}").exists():
+    while not any(folder.name >= at for folder in (root / "work").glob("at-*")):
         assert child.poll() is None, "training ended before it could be killed"
-        time.sleep(0.005)
+        time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    resumed = load_file(run(job(splits), killed) / "model.safetensors")
-    assert all(np.array_equal(whole[k].numpy(), resumed[k].numpy()) for k in whole)
+    return root
 
 
-def test_two_processes_share_each_batch_and_learn(splits: Path, tmp_path: Path) -> None:
-    out = run(job(splits, epochs=2, processes=2), tmp_path)
-    applied = json.loads((out / "applied.json").read_text())
+@pytest.mark.parametrize(
+    ("at", "how"),
+    [
+        ("at-0001-000000", {}),
+        ("at-0000-000002", {"ema_decay": 0.9, "accumulate": 2}),
+        (
+            "at-0001-000003",
+            {"optimizer": "muon", "schedule": "one-cycle", "augment": AugmentTable(mixup=0.2, crop_scale_min=0.5)},
+        ),
+    ],
+    ids=["between epochs", "accumulated, averaged", "muon, mixed"],
+)
+def test_killed_and_resumed_equals_never_killed_bit_for_bit(
+    splits: Path, tmp_path: Path, at: str, how: dict[str, object]
+) -> None:
+    asked = job(splits, save_every_s=1e-6, **how)
+    whole = run(asked, tmp_path / "whole")
+    resumed = run(asked, killed(asked, tmp_path / "killed", at))
+    a, b = (load_file(out / "model.safetensors") for out in (whole, resumed))
+    assert all(np.array_equal(a[k].numpy(), b[k].numpy()) for k in a)
+    figures = ("train_loss", "train_accuracy", "val_loss", "lr")
+    histories = [json.loads((out / "history.json").read_text()) for out in (whole, resumed)]
+    assert [[row[k] for k in figures] for row in histories[0]] == [[row[k] for k in figures] for row in histories[1]]
+    logs = [(out / "log.jsonl").read_text().splitlines() for out in (whole, resumed)]
+    steps = [[json.loads(line)["step"] for line in log] for log in logs]
+    assert steps[0] == steps[1]
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(splits: Path, tmp_path: Path) -> None:
+    root = killed(job(splits, save_every_s=1e-6), tmp_path, "at-0000-000001")
+    with pytest.raises(RecipeError, match=r"checkpoint of another recipe: train\.lr 0\.001 there, 0\.5 here"):
+        run(job(splits, lr=0.5), root)
+
+
+def test_two_processes_give_what_one_does(splits: Path, tmp_path: Path) -> None:
+    how = {"epochs": 2, "freeze_norm": True, "optimizer": "sgd", "lr": 0.01, "augment": AugmentTable()}
+    one = run(job(splits, **how), tmp_path / "one")
+    two = run(job(splits, processes=2, **how), tmp_path / "two")
+    applied = json.loads((two / "applied.json").read_text())
     assert (applied["processes"], applied["batch_size"]) == (2, 8)
-    history = json.loads((out / "history.json").read_text())
-    assert history[1]["train_loss"] < history[0]["train_loss"]
+    a, b = (load_file(out / "model.safetensors") for out in (one, two))
+    assert all(np.allclose(a[k].numpy(), b[k].numpy(), atol=1e-5) for k in a)
+    losses = [[row["train_loss"] for row in json.loads((out / "history.json").read_text())] for out in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_a_batch_larger_than_the_data_is_refused(splits: Path, tmp_path: Path) -> None:
@@ -100,17 +108,33 @@ def test_a_batch_larger_than_the_data_is_refused(splits: Path, tmp_path: Path) -
 
 
 def test_a_loss_that_becomes_nan_stops_with_a_sentence(splits: Path, tmp_path: Path) -> None:
-    with pytest.raises(TlcompileError, match="the loss became NaN"):
+    with pytest.raises(
+        TlcompileError, match=r"the loss of step 2 became NaN.*first at 'blocks\.0\.0\.conv'.*bad_batch\.safetensors"
+    ):
         run(job(splits, lr=1e30, clip_norm=1e30), tmp_path)
 
 
 def test_a_hyper_parameter_that_got_lost_fails_the_build(splits: Path, tmp_path: Path) -> None:
-    applied = json.loads((run(job(splits, epochs=1), tmp_path) / "applied.json").read_text())
-    compare(applied, TrainTable(epochs=1, batch_size=8))
+    asked = job(splits, epochs=1, schedule="cosine", label_smoothing=0.1)
+    applied = json.loads((run(asked, tmp_path) / "applied.json").read_text())
+    compare(applied, asked.table)
+    changed = {"lr": 0.5, "weight_decay": 0.3, "betas": (0.8, 0.9), "label_smoothing": 0.2, "warmup_share": 0.5}
     with pytest.raises(TlcompileError) as caught:
-        compare(applied, TrainTable(epochs=1, batch_size=8, lr=0.5, weight_decay=0.3))
-    assert "train.lr of body_decay: the recipe says 0.5, training applied 0.001" in str(caught.value)
-    assert "train.weight_decay of body_decay" in str(caught.value)
+        compare(applied, asked.table.model_copy(update=changed))
+    told = str(caught.value)
+    assert "train.lr of body_decay: the recipe says 0.5, training applied 0.001" in told
+    for key in ("weight_decay of body_decay", "betas of head_decay", "label_smoothing", "schedule (last share"):
+        assert f"train.{key}" in told
+
+
+def test_a_schedule_that_never_steps_fails_the_build(
+    splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tlcompile.train.schedules import Schedule
+
+    monkeypatch.setattr(Schedule, "_apply", lambda self: None)
+    with pytest.raises(TlcompileError, match=r"train\.schedule \(last share of the peak\)"):
+        run(job(splits, epochs=1, schedule="cosine"), tmp_path)
 
 
 def test_a_head_start_separates_the_classes_before_the_first_epoch(splits: Path, tmp_path: Path) -> None:
@@ -125,3 +149,25 @@ def test_frozen_norms_keep_their_statistics(splits: Path, tmp_path: Path) -> Non
     means = [v for k, v in state.items() if k.endswith("running_mean")]
     assert means
     assert all(not v.any() for v in means)
+
+
+def test_memory_does_not_grow_over_epochs(splits: Path, tmp_path: Path) -> None:
+    history = json.loads((run(job(splits, epochs=8), tmp_path) / "history.json").read_text())
+    assert history[-1]["peak_rss_mib"] <= 1.03 * history[1]["peak_rss_mib"]
+
+
+def test_accumulated_batches_make_one_step(splits: Path, tmp_path: Path) -> None:
+    applied = json.loads((run(job(splits, epochs=2, accumulate=2), tmp_path) / "applied.json").read_text())
+    plain = json.loads((run(job(splits, epochs=2), tmp_path / "plain") / "applied.json").read_text())
+    assert applied["accumulate"] == 2
+    assert applied["steps"] == 2 * -(-(plain["steps"] // 2) // 2)
+
+
+def test_gradient_checkpointing_changes_no_number(splits: Path, tmp_path: Path) -> None:
+    plain = load_file(run(job(splits, epochs=1), tmp_path / "plain") / "model.safetensors")
+    saved = load_file(run(job(splits, epochs=1, gradient_checkpointing=True), tmp_path / "saved") / "model.safetensors")
+    assert all(
+        np.allclose(plain[k].numpy(), saved[k].numpy(), atol=1e-5)
+        for k in plain
+        if "running" not in k and "num_" not in k
+    )

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from tlcompile import registry
 from tlcompile.errors import Problem, RecipeError, nearest, one_of
 from tlcompile.options import Options
-from tlcompile.recipe import locate
+from tlcompile.recipe import fits, locate
+from tlcompile.recipe.alternatives import merged
 from tlcompile.recipe.tables import (
     DataTable,
     EvaluateTable,
@@ -24,8 +25,8 @@ from tlcompile.recipe.tables import (
     Recipe,
     Target,
     TargetTable,
-    TrainTable,
 )
+from tlcompile.recipe.train_table import TrainTable
 
 TABLES = ("data", "model", "train", "export", "optimize", "compile", "evaluate", "gates")
 Table = TypeVar("Table", bound=Options)
@@ -104,6 +105,9 @@ class _Reader:
             self.known("tasks", data.task, ("data", "task"))
         _, model = self.plugin(None, raw.get("model"), ("model",), "models", "library")
         train = self.table(TrainTable, raw.get("train", {}), ("train",))
+        if data and train and data.task in registry.names("tasks"):
+            for problem in fits.check(train, registry.load("tasks", data.task)):
+                self.say(tuple(problem.where.split(".")), problem.what, problem.nearest)
         export = self.table(ExportTable, raw.get("export", {}), ("export",))
         passes = self.passes(raw.get("optimize", {}))
         targets = self.targets(raw.get("compile", [{"backend": "onnxruntime"}]))
@@ -146,7 +150,7 @@ class _Reader:
         try:
             return model.model_validate(raw, context={"base": self.path.parent})
         except ValidationError as error:
-            for mistake in error.errors(include_url=False):
+            for mistake in merged(error.errors(include_url=False), model):
                 self.mistake(mistake, where, model, also)
             return None
 
@@ -158,12 +162,11 @@ class _Reader:
             self.say(place, "unknown key", nearest(str(mistake["loc"][-1]), known))
         elif kind == "missing":
             self.say(place, "required and not given")
-        elif kind == "literal_error":
-            choices = [c.strip("'") for c in mistake["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-            near = nearest(value, choices) if isinstance(value, str) else ""
-            self.say(place, f"expected {mistake['ctx']['expected']}, found {_found(value)}", near)
-        elif kind in _EXPECTED:
-            self.say(place, f"expected {_EXPECTED[kind]}, found {_found(value)}")
+        elif kind == "alternatives" or kind == "literal_error" or kind in _EXPECTED:
+            wanted = [w for m in mistake.get("alternatives", [mistake]) for w in _wanted(m)]
+            near = nearest(value, [w.strip("'") for w in wanted]) if isinstance(value, str) else ""
+            *most, last = dict.fromkeys(wanted)
+            self.say(place, f"expected {', '.join(most)}{' or ' if most else ''}{last}, found {_found(value)}", near)
         elif kind == "value_error":
             self.say(place, mistake["msg"].removeprefix("Value error, "))
         else:
@@ -241,6 +244,14 @@ def _model_at(model: type[Options], loc: Sequence[Any]) -> type[Options]:
         if isinstance(annotation, type) and issubclass(annotation, Options):
             model = annotation
     return model
+
+
+def _wanted(mistake: Any) -> list[str]:
+    """What would have been right: the words of a choice, or a type."""
+    if mistake["type"] != "literal_error":
+        return [_EXPECTED[mistake["type"]]]
+    words: list[str] = mistake["ctx"]["expected"].replace(" or ", ", ").split(", ")
+    return words
 
 
 def _found(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from tlcompile import registry
 from tlcompile.options import Options
 from tlcompile.recipe import tables
+from tlcompile.recipe.train_table import TrainTable
 
 
 def schema() -> dict[str, Any]:
@@ -21,7 +22,7 @@ def schema() -> dict[str, Any]:
     head["properties"] |= {
         "data": data,
         "model": _choice("models", "library", None),
-        "train": _of(tables.TrainTable),
+        "train": _of(TrainTable),
         "export": _of(tables.ExportTable),
         "optimize": {"type": "object", "properties": passes, "additionalProperties": False},
         "compile": {"type": "array", "items": _choice("compile", "backend", tables.TargetTable)},

@@ -12,6 +12,7 @@ from pydantic import Strict, field_validator, model_validator
 
 from tlcompile import registry
 from tlcompile.options import Field, NameList, Options, PathText
+from tlcompile.recipe.train_table import TrainTable
 
 
 class SplitTable(Options):
@@ -39,40 +40,6 @@ class DataTable(Options):
     on_broken: Literal["error", "skip"] = Field(
         "error", description="what an unreadable image or an empty text does: stop, or be left out and counted"
     )
-
-
-class AugmentTable(Options):
-    """`[train.augment]`: random views of training images. Off by default: what is lawful depends on the data."""
-
-    hflip: bool = Field(False, description="mirror half of the images")
-    crop_scale_min: float = Field(
-        1.0, gt=0, le=1, description="random resized crop down to this share of the area; 1 = none"
-    )
-    shift_px: int = Field(0, ge=0, description="pad by this many pixels of training size and crop at random")
-
-
-class TrainTable(Options):
-    """`[train]`"""
-
-    epochs: int = Field(5, ge=1)
-    batch_size: int = Field(32, ge=1)
-    optimizer: Literal["adamw"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    head_lr_scale: float = Field(1.0, gt=0, description="the new head learns at lr times this")
-    head_start: bool = Field(False, description="fit the head on frozen features first, then fine-tune everything")
-    freeze_norm: bool = Field(False, description="batch norms keep the statistics that they were pretrained with")
-    weight_decay: float = Field(0.05, ge=0, description="not applied to biases and norms")
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of all steps with rising learning rate")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this L2 norm")
-    image_size: int = Field(0, ge=0, description="pixels while training; 0 = as deployed")
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
-        "auto", description="auto: bf16 on a GPU that has it, fp16 on another GPU, fp32 on a CPU"
-    )
-    processes: int = Field(1, ge=1, description="training processes on this machine, one a GPU; gloo on CPUs")
-    workers: int = Field(0, ge=0, description="processes that decode images; 0 = in the training process")
-    augment: AugmentTable = AugmentTable()
 
 
 class ExportTable(Options):

@@ -1,9 +1,9 @@
 """The weight gradient of depthwise convolutions over small maps, on CPUs.
 
-oneDNN takes 30 to 50 ms for the weight gradient of 672 to 1,152 channels over 2 × 2 or 4 × 4 pixels, ten times more than
-for everything else in such a layer (`benchmarks/LOG.md`). Deep layers of EfficientNet and MobileNet see such maps when
-trained on small pictures. The gradient of one tap of the kernel is a sum over the places where the shifted input and
-the gradient of the output overlap; on a small map most taps overlap little or not at all, so the sums are quick.
+oneDNN takes 30 to 50 ms for the weight gradient of 672 to 1,152 channels over 2 × 2 or 4 × 4 pixels, ten times more
+than for everything else in such a layer (`benchmarks/LOG.md`). Deep layers of EfficientNet and MobileNet see such maps
+when trained on small pictures. The gradient of one tap of the kernel is a sum over the places where the shifted input
+and the gradient of the output overlap; on a small map most taps overlap little or not at all, so the sums are quick.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding = stride, padding
-        return torch.ops.aten.conv2d(x, weight, None, stride, padding, (1, 1), x.shape[1])
+        y: Tensor = torch.ops.aten.conv2d(x, weight, None, stride, padding, (1, 1), x.shape[1])
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -71,7 +72,7 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         if func is torch.nn.functional.conv2d and not kwargs and _is_small(*args):
             x, weight, _, stride, padding = args[:5]
-            return _Depthwise.apply(x, weight, stride, padding)  # type: ignore[no-untyped-call]
+            return _Depthwise.apply(x, weight, stride, padding)
         return func(*args, **(kwargs or {}))
 
 
@@ -91,6 +92,6 @@ def _is_small(*args: Any) -> bool:
 
 @contextmanager
 def quick_gradients() -> Iterator[None]:
-    """Within it, small depthwise convolutions take the gradient of their weights from here. Same numbers but rounding."""
+    """Within it, small depthwise convolutions take the gradient of their weights from here: equal but for rounding."""
     with _Mode():
         yield

@@ -15,7 +15,7 @@ from torch import nn
 
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.models._network import Network
-from tlcompile.train.reference import logits
+from tlcompile.train.features import BATCH, fed_to
 
 if TYPE_CHECKING:
     from tlcompile.data._split import Split
@@ -29,24 +29,15 @@ def fit(network: Network, split: Split) -> float:
     if not isinstance(head, nn.Linear):
         what = f"the head '{network.head[-1]}' is a {type(head).__name__}, not one linear layer"
         raise RecipeError(Problem("train.head_start", what))
-    x, y = features(network, head, split), np.asarray(split.labels)
+    fed = [rows.float().cpu().numpy() for rows, _ in fed_to(network, [head], split, BATCH)]
+    x, y = np.concatenate(fed), np.asarray(split.labels)
     scale = x.std() or 1.0  # one number for all features: the solver sees unit scale, the geometry stays
-    model = LogisticRegression(C=0.1, max_iter=1000).fit(x / scale, y)
+    model = LogisticRegression(C=0.1, max_iter=1000, fit_intercept=head.bias is not None).fit(x / scale, y)
     weight, bias = model.coef_ / scale, model.intercept_
     if len(bias) == 1:  # two classes: one row of log-odds
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     with torch.no_grad():
         head.weight[model.classes_] = torch.tensor(weight, dtype=head.weight.dtype)
-        head.bias[model.classes_] = torch.tensor(bias, dtype=head.bias.dtype)
+        if head.bias is not None:
+            head.bias[model.classes_] = torch.tensor(bias, dtype=head.bias.dtype)
     return float(model.score(x / scale, y))
-
-
-def features(network: Network, head: nn.Linear, split: Split) -> np.ndarray:
-    """float32 [len(split), head.in_features]: what the head is fed, for every example, without augmentation."""
-    rows: list[np.ndarray] = []
-    hook = head.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].float().cpu().numpy()))
-    try:
-        logits(network, split, label="features")
-    finally:
-        hook.remove()
-    return np.concatenate(rows)

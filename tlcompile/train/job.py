@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlcompile import registry
+from tlcompile.errors import Problem, RecipeError
 from tlcompile.options import Options
-from tlcompile.recipe.tables import Plugin, TrainTable
+from tlcompile.recipe.tables import Plugin
+from tlcompile.recipe.train_table import NOT_IN_KEY, TrainTable
+
+if TYPE_CHECKING:
+    from tlcompile.models._network import Network
 
 
 @dataclass(frozen=True)
 class Job:
-    """A model plug-in with its options, the training table, the splits folder; `base` is where relative paths start."""
+    """A model plug-in with its options, the training table, the splits folder; `base` is where relative paths start.
+
+    `name` is what trackers call the run. `features` is the folder of what the head is fed, where only it is trained.
+    """
 
     task: str
     model: Plugin
@@ -22,6 +30,26 @@ class Job:
     splits: Path
     classes: tuple[str, ...]
     base: Path
+    name: str = "run"
+    features: Path | None = None
+
+    def network(self) -> Network:
+        """The network before any training: the same at each call, for what is new in it is drawn after `seed`."""
+        from accelerate.utils import set_seed
+
+        kind = registry.load("tasks", self.task).KIND
+        if kind not in self.model.module.KINDS:
+            raise RecipeError(Problem("model.library", f"'{self.model.name}' makes no networks for {kind}s"))
+        set_seed(self.seed)
+        network: Network = self.model.module.build(self.model.options, max(1, len(self.classes)))
+        return network
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the outcome, as flat names and plain values."""
+        table = self.table.model_dump(mode="json", exclude=set(NOT_IN_KEY))
+        nested = {"model": {"library": self.model.name, **self.model.to_json()}, "train": table}
+        flat = {f"{part}.{key}": value for part, values in nested.items() for key, value in values.items()}
+        return {"task": self.task, "seed": self.seed, "classes": list(self.classes), **flat}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -33,6 +61,8 @@ class Job:
             "splits": str(self.splits),
             "classes": list(self.classes),
             "base": str(self.base),
+            "name": self.name,
+            "features": str(self.features) if self.features else None,
         }
 
     @classmethod
@@ -48,4 +78,6 @@ class Job:
             Path(value["splits"]),
             tuple(value["classes"]),
             base,
+            value["name"],
+            Path(value["features"]) if value["features"] else None,
         )

@@ -1,201 +1,329 @@
-"""The training loop: one epoch after another, a checkpoint after each, on whatever accelerate finds.
+"""The training loop: one epoch after another, on whatever accelerate finds. Read `fit`, `epoch` and `step`.
 
-What is kept in `work` (the last finished epoch: weights, optimizer, schedule, scaler, random states; the history so
-far) is enough for a killed run to go on. It is replaced by renames only.
+Everything that a step needs is made in `__post_init__`, each part by its own module; everything that the future depends
+on is in a checkpoint (`checkpoints.py`), so a killed run goes on where it was.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import math
+import resource
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
+from torch import Tensor, nn
 
-from tlcompile import progress, registry
+from tlcompile import progress, registry, tasks
 from tlcompile.artifacts import ImageSpec
+from tlcompile.errors import Problem, TlcompileError
 from tlcompile.models._network import Network
-from tlcompile.train import applied, head_start, optim
+from tlcompile.train import (
+    applied,
+    averaging,
+    head_start,
+    machine,
+    monitor,
+    optim,
+    samples,
+    schedules,
+    select,
+    settle,
+)
 from tlcompile.train.batches import evaluation_loader, training_loader
+from tlcompile.train.checkpoints import Checkpoints
+from tlcompile.train.choosing import Choice
 from tlcompile.train.job import Job
+from tlcompile.train.mixing import Mix
+from tlcompile.train.trackers import Trackers
 
 if TYPE_CHECKING:
     from tlcompile.data._split import Split
 
-
-def precision(asked: str) -> str:
-    """accelerate's name of the precision: on a CPU fp32 unless the recipe says otherwise."""
-    if asked == "auto":
-        if not torch.cuda.is_available():
-            return "no"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return {"fp32": "no"}.get(asked, asked)
+Inputs = dict[str, Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
-def freeze_norm(module: torch.nn.Module) -> None:
-    """Batch norms of `module` use and keep their running statistics although it is being trained."""
-    for part in module.modules():
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
-            part.eval()
+@dataclass
+class Sums:
+    """Running figures of an epoch, of this process."""
+
+    loss: float = 0.0
+    score: float = 0.0
+    seen: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, score: float, n: int) -> None:
+        self.loss, self.score, self.seen = self.loss + loss * n, self.score + score, self.seen + n
 
 
 @dataclass
 class Trainer:
-    """One training run. `fit` leaves the trained weights in `network.module`."""
+    """One training run. `fit` leaves the trained weights in `network.module`. `val` is None where there is none."""
 
     job: Job
     network: Network
     train: Split
-    val: Split
+    val: Split | None
     work: Path
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        table, job = self.job.table, self.job
+        job = self.job
         self.task = registry.load("tasks", job.task)
-        self.accelerator = Accelerator(mixed_precision=precision(table.precision), cpu=not torch.cuda.is_available())
+        self.accelerator = machine.accelerator(job.table)
         spec = self.network.spec
-        self.size = (table.image_size or spec.image_size) if isinstance(spec, ImageSpec) else 0
-        if isinstance(spec, ImageSpec):
-            self.network.module.to(memory_format=torch.channels_last)
+        self.size = (job.table.image_size or spec.image_size) if isinstance(spec, ImageSpec) else 0
+        machine.prepare(self.network.module, job.table, bool(self.size))
+        select.prepare(self.network, job.table)
+        rates = select.rates(self.network, job.table)
+        counts = class_counts(self.train.labels)
+        named = tasks.loss_name(job.table, self.task)
+        self.loss: LossFunction = self.task.loss(named, job.table, counts)
+        self.plain_loss = self.task.loss(named, job.table.model_copy(update=PLAIN), None)
+        self.table = settle.table(self, rates)
+        table = self.table
         processes = self.accelerator.num_processes
+        self.per_process = max(1, settle.number(table.batch_size) // processes)
         loader, self.order = training_loader(
-            self.train, self.network, self.size, table, max(1, table.batch_size // processes), job.seed
+            self.train, self.network, self.size, table, self.per_process, job.seed, self.work
         )
-        self.val_loader = self.accelerator.prepare(evaluation_loader(self.val, self.network, 64))
-        self.optimizer = optim.optimizer(self.network.module, self.network.head, table)
-        self.module, self.optimizer, self.loader = self.accelerator.prepare(self.network.module, self.optimizer, loader)
-        self.steps = len(self.loader) * table.epochs
+        optimizer = optim.optimizer(self.network.module, self.network.head, table, rates)
+        module = torch.compile(self.network.module) if table.compile else self.network.module
+        self.module, self.optimizer, self.loader = self.accelerator.prepare(module, optimizer, loader)
+        if self.val is not None:
+            held_out = evaluation_loader(self.val, self.network, 64, table, self.work)
+            self.val_loader = self.accelerator.prepare(held_out)
+        self.steps = -(-len(self.loader) // table.accumulate) * table.epochs
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        self.scheduler = optim.schedule(inner, self.steps, table)
-        self.accelerator.register_for_checkpointing(self.scheduler)
+        self.schedule = schedules.Schedule(inner, table, self.steps, table.epochs)
+        self.average = averaging.Average(table)
+        self.accelerator.register_for_checkpointing(self.schedule, self.average)
+        self.checkpoints = Checkpoints(self.accelerator, self.work, job.identity(), table.save_every_s)
+        self.choice = Choice(table, self.work)
+        self.mix = Mix(table.augment, len(job.classes), job.seed)
+        self.gradients = monitor.Gradients(self.network.module)
+        self.trackers = Trackers(
+            table.trackers if self.accelerator.is_main_process else (),
+            job.name,
+            Path(table.runs_dir),
+            table.model_dump(exclude={"augment", "lora"}),
+            self.work,
+        )
 
     def fit(self) -> dict[str, Any]:
         """Train the epochs that are left; the hyper-parameters as applied."""
-        start = self.resume()
-        if start == 0 and self.job.table.head_start:
+        epoch, batch, sums = self.resume()
+        if (epoch, batch) == (0, 0) and self.table.head_start:
             self.head_start()
-        for epoch in range(start, self.job.table.epochs):
-            row = self.epoch(epoch)
-            self.history.append(row)
-            self.save(epoch)
-            if self.accelerator.is_main_process:
-                shown = f"loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}"
-                shown += f"  val accuracy {row['val_accuracy']:.4f}  {row['items_per_s']:.0f}/s"
-                progress.say(f"  epoch {epoch + 1}/{self.job.table.epochs}  {shown}")
-        self.network.module = self.accelerator.unwrap_model(self.module)
-        return self.read_back()
+        while epoch < self.table.epochs and not self.choice.stop(self.history):
+            select.unfreeze(self.network, self.table, epoch)
+            row = self.epoch(epoch, batch, sums)
+            self.end_epoch(epoch, row)
+            epoch, batch, sums = epoch + 1, 0, Sums()
+        kept = self.finish()
+        self.trackers.finish()
+        self.network.module = self.accelerator.unwrap_model(self.module, keep_torch_compile=False)
+        select.merge(self.network)
+        return self.read_back(kept)
+
+    def resume(self) -> tuple[int, int, Sums]:
+        """(epochs done, batches done of the next, its figures so far), from the newest checkpoint."""
+        state = self.checkpoints.load()
+        self.trackers.rewind(self.schedule.done)
+        if state is None:
+            return 0, 0, Sums()
+        self.history = state["history"]
+        self.gradients.calls = self.schedule.done
+        epoch, batch = int(state["epoch"]), int(state["batch"])
+        progress.say(
+            f"  resuming after epoch {epoch} of {self.table.epochs}" + (f" and {batch} batches" if batch else "")
+        )
+        return epoch, batch, Sums(**state["sums"][self.accelerator.process_index]) if batch else Sums()
 
     def head_start(self) -> None:
         """Every process fits the same head: the features and the solver are deterministic."""
         accuracy = head_start.fit(self.network, self.train)
-        if self.accelerator.is_main_process:
-            progress.say(f"  head fitted on frozen features, accuracy on train {accuracy:.4f}")
+        progress.say(f"  head fitted on frozen features, accuracy on train {accuracy:.4f}")
 
-    def epoch(self, epoch: int) -> dict[str, Any]:
-        self.order.epoch = epoch
+    def epoch(self, epoch: int, done: int, sums: Sums) -> dict[str, Any]:
+        """Train what is left of an epoch after `done` batches; its row of the history."""
+        self.order.begin(epoch, done * self.per_process * self.accelerator.num_processes)
+        self.train_mode()
+        start = time.monotonic() - sums.seconds
+        with progress.bar(f"epoch {epoch + 1}/{self.table.epochs}", len(self.loader) + done) as bar:
+            bar.step(done)
+            for batch, (inputs, targets) in enumerate(self.loader, start=done):
+                self.step(epoch, batch, inputs, targets, sums)
+                sums.seconds = time.monotonic() - start
+                bar.step(1, f"loss {sums.loss / sums.seen:.4f}  {sums.seen / sums.seconds:.0f}/s")
+                last = batch + 1 == len(self.loader) + done
+                if self.accelerator.sync_gradients and not last and self.checkpoints.due():
+                    self.save(epoch, batch + 1, sums)
+        return self.row(epoch, sums)
+
+    def train_mode(self) -> None:
         self.module.train()
-        if self.job.table.freeze_norm:
-            freeze_norm(self.module)
-        start, seen = time.monotonic(), 0
-        total_loss, hits = 0.0, 0
-        with progress.bar(f"epoch {epoch + 1}/{self.job.table.epochs}", len(self.loader)) as bar:
-            for inputs, targets in self.loader:
-                logits, loss = self.step(inputs, targets)
-                seen += len(targets)
-                total_loss += loss * len(targets)
-                hits += int(self.task.correct(logits.detach(), targets).sum())
-                bar.step(1, f"loss {total_loss / seen:.4f}  {seen / (time.monotonic() - start):.0f}/s")
-        seconds = time.monotonic() - start
-        sums = torch.tensor([total_loss, hits, seen], dtype=torch.float64, device=self.accelerator.device)
-        total_loss, hits_all, seen_all = self.accelerator.reduce(sums).tolist()
-        val_loss, val_accuracy = self.validate()
+        optim.to_train(self.optimizer)
+        select.frozen_norms(self.network)
+        if self.table.freeze_norm:
+            machine.freeze_norm(self.network.module)
+
+    def step(self, epoch: int, batch: int, inputs: Inputs, targets: Tensor, sums: Sums) -> None:
+        """One batch: forward, backward and, where enough of them are summed up, a step of the optimizer."""
+        table, accelerator = self.table, self.accelerator
+        mixed, soft = self.mix(inputs, targets, epoch, batch * accelerator.num_processes + accelerator.process_index)
+        if (epoch, batch) == (0, 0) and accelerator.is_main_process:
+            self.save_sample(mixed, soft)
+        with accelerator.accumulate(self.module):
+            with machine.forward_pass(accelerator, table):
+                logits = self.module(*mixed.values())
+            loss = self.loss(logits, soft)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                self.stop_on_nan(mixed, soft, value)
+            extra = optim.penalty(self.network.module, table)
+            accelerator.backward(loss if extra is None else loss + extra)
+            if accelerator.sync_gradients:
+                accelerator.unscale_gradients()
+                if table.monitor_gradients:
+                    self.gradients.look()
+                nn.utils.clip_grad_norm_(self.module.parameters(), table.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:
+            rate = self.schedule.last_lr()[0]
+            self.schedule.step()
+            self.average.update_step(self.network.module)
+            if accelerator.is_main_process:
+                self.trackers.log({"loss": value, "lr": rate}, self.schedule.done)
+        sums.add(value, float(self.task.score(logits.detach(), soft).sum()), len(targets))
+
+    def stop_on_nan(self, inputs: Inputs, targets: Tensor, loss: float) -> None:
+        step = self.schedule.done + 1
+        layer = monitor.first_bad_layer(self.network.module, inputs)
+        path = monitor.save_bad_batch(self.work, inputs, targets, {"step": step, "loss": loss, "first": layer})
+        what = f"the loss of step {step} became NaN or infinite"
+        what += f", first at {layer}" if layer else ", although the network's outputs are finite"
+        raise TlcompileError(Problem("train", f"{what}; the batch is in {path}; lower train.lr or check the data"))
+
+    def save_sample(self, inputs: Inputs, targets: Tensor) -> None:
+        folder = self.work / "samples"
+        folder.mkdir(exist_ok=True)
+        tokenizer = self.network.tokenizer
+        samples.save(inputs, targets, self.job.classes, self.network.spec, folder, tokenizer=tokenizer)
+
+    def row(self, epoch: int, sums: Sums) -> dict[str, Any]:
+        """The row of the history: figures over all processes."""
+        mine = torch.tensor([sums.loss, sums.score, sums.seen], dtype=torch.float64, device=self.accelerator.device)
+        loss, score, seen = self.accelerator.reduce(mine).tolist()
+        val_loss, val_score = self.validate() if self.val is not None else (None, None)
         return {
             "epoch": epoch + 1,
-            "train_loss": total_loss / seen_all,
-            "train_accuracy": hits_all / seen_all,
+            "train_loss": loss / seen,
+            "train_accuracy": score / seen,
             "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "lr": self.scheduler.get_last_lr()[0],
-            "seconds": round(seconds, 2),
-            "items_per_s": round(seen_all / seconds, 1),
+            "val_accuracy": val_score,
+            "lr": self.schedule.last_lr()[0],
+            "seconds": round(sums.seconds, 2),
+            "items_per_s": round(seen / max(sums.seconds, 1e-9), 1),
+            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
 
-    def step(self, inputs: dict[str, torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, float]:
-        with self.accelerator.autocast():
-            logits = self.module(*inputs.values())
-        loss = self.task.loss(logits, targets, self.job.table.label_smoothing)
-        value = float(loss.detach())
-        if value != value:
-            raise FloatingPointError
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.module.parameters(), self.job.table.clip_norm)
-        self.optimizer.step()
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.scheduler.step()
-        return logits, value
+    def end_epoch(self, epoch: int, row: dict[str, Any]) -> None:
+        """Everything that happens between two epochs; the checkpoint comes last."""
+        self.history.append(row)
+        self.average.after_epoch(self.network.module, epoch)
+        self.schedule.after_epoch(row["val_loss"])
+        if self.accelerator.is_main_process:
+            with self.judged() as module:
+                self.choice.after_epoch(self.history, module.state_dict())
+            figures = {k: float(v) for k, v in row.items() if v is not None}
+            self.trackers.log(figures, self.schedule.done)
+        shown = f"loss {row['train_loss']:.4f}"
+        if row["val_loss"] is not None:
+            shown += f"  val loss {row['val_loss']:.4f}  val {self.task.METRIC} {row['val_accuracy']:.4f}"
+        progress.say(f"  epoch {epoch + 1}/{self.table.epochs}  {shown}  {row['items_per_s']:.0f}/s")
+        self.save(epoch + 1, 0, Sums())
+
+    def save(self, epoch: int, batch: int, sums: Sums) -> None:
+        mine = [vars(sums)]
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            mine = gather_object(mine)
+        self.checkpoints.save(epoch, batch, {"history": self.history, "sums": mine})
+
+    @contextmanager
+    def judged(self) -> Iterator[nn.Module]:
+        """The network with the weights that count: a moving average's or Schedule-Free's instead of the last ones."""
+        module, state = self.network.module, self.average.weights() if self.average.decay else None
+        optim.to_eval(self.optimizer)
+        before = {name: value.clone() for name, value in module.state_dict().items()} if state else {}
+        if state:
+            module.load_state_dict(state)
+        try:
+            yield module
+        finally:
+            if state:
+                module.load_state_dict(before)
+            optim.to_train(self.optimizer)
 
     def validate(self) -> tuple[float, float]:
-        """(mean loss, accuracy) on the validation split."""
-        self.module.eval()
-        loss, hits, seen = 0.0, 0, 0
-        with torch.inference_mode():
+        """(mean loss without smoothing and weights, mean score) on the validation split."""
+        loss, score, seen = 0.0, 0.0, 0
+        with self.judged(), torch.inference_mode():
+            self.module.eval()
             for inputs, targets in self.val_loader:
                 logits, targets = self.accelerator.gather_for_metrics((self.module(*inputs.values()), targets))
-                loss += float(self.task.loss(logits, targets)) * len(targets)
-                hits += int(self.task.correct(logits, targets).sum())
+                loss += float(self.plain_loss(logits, targets)) * len(targets)
+                score += float(self.task.score(logits, targets).sum())
                 seen += len(targets)
-        return loss / seen, hits / seen
+        return loss / seen, score / seen
 
-    def save(self, epoch: int) -> None:
-        """`work/epoch-N`, complete or not there; the one before it is removed."""
-        accelerator, folder = self.accelerator, self.work / f"epoch-{epoch + 1}"
-        temporary = self.work / f"saving-{epoch + 1}"
-        accelerator.save_state(str(temporary), safe_serialization=True)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            (temporary / "history.json").write_text(json.dumps(self.history))
-            os.replace(temporary, folder)
-            shutil.rmtree(self.work / f"epoch-{epoch}", ignore_errors=True)
-        accelerator.wait_for_everyone()
+    def finish(self) -> str:
+        """Put the weights that are kept into the network; which they are, in words."""
+        table, module = self.table, self.network.module
+        chosen = self.choice.final(self.history, self.score_of)
+        optim.to_eval(self.optimizer)
+        averaged = self.average.weights()
+        if chosen or averaged:
+            module.load_state_dict(chosen[0] if chosen else averaged or {})
+        if table.average_last or table.keep == "soup" or table.optimizer == "schedulefree":
+            self.refresh_norms()
+        if chosen:
+            return chosen[1]
+        if table.average_last:
+            return f"the mean of the weights after the last {table.average_last} epochs"
+        return f"moving average of the weights, decay {table.ema_decay}" if table.ema_decay else "the last"
 
-    def resume(self) -> int:
-        """Load the newest finished epoch of `work`; the number of epochs already done."""
-        done = sorted(int(f.name.removeprefix("epoch-")) for f in self.work.glob("epoch-*"))
-        if not done:
-            return 0
-        folder = self.work / f"epoch-{done[-1]}"
-        self.accelerator.load_state(str(folder))
-        self.history = json.loads((folder / "history.json").read_text())
-        progress.say(f"  resuming after epoch {done[-1]} of {self.job.table.epochs}")
-        return done[-1]
+    def refresh_norms(self) -> None:
+        """Batch norms take the statistics that fit the weights, unless they were to keep the pretrained ones."""
+        if self.table.trainable == "all" and not self.table.freeze_norm:
+            self.order.begin(self.table.epochs)
+            averaging.recalibrate(self.network.module, self.loader)
 
-    def read_back(self) -> dict[str, Any]:
-        table = self.job.table
-        loader: Any = self.loader
-        facts = {
-            "epochs": len(self.history),
-            "steps": self.steps,
-            "batch_size": loader.total_batch_size,
-            "processes": self.accelerator.num_processes,
-            "precision": self.accelerator.mixed_precision.replace("no", "fp32"),
-            "device": str(self.accelerator.device),
-            "threads": torch.get_num_threads(),
-            "schedule_factor_at_end": self.scheduler.lr_lambdas[0](self.scheduler.last_epoch),
-            "label_smoothing": table.label_smoothing,
-            "clip_norm": table.clip_norm,
-            "seed": self.job.seed,
-            "image_size": self.size or None,
-            "head_start": table.head_start,
-            "freeze_norm": table.freeze_norm,
-            "augment": table.augment.model_dump(),
-        }
-        found = applied.read_back(self.optimizer, self.network.module, facts)
-        applied.compare(found, table)
+    def score_of(self, state: dict[str, Tensor]) -> float:
+        self.network.module.load_state_dict(state)
+        self.refresh_norms()
+        return self.validate()[1]
+
+    def read_back(self, kept: str) -> dict[str, Any]:
+        found = applied.read_back(self, kept)
+        applied.compare(found, self.table)
         return found
+
+
+PLAIN: dict[str, Any] = {"label_smoothing": 0.0, "class_weights": "none"}
+
+
+def class_counts(labels: np.ndarray) -> Sequence[int] | None:
+    """Training examples of each class; None where labels are numbers."""
+    if labels.ndim == 2:
+        return [int(n) for n in labels.sum(0)]
+    return [int(n) for n in np.bincount(labels)] if labels.dtype.kind == "i" else None

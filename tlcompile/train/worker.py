@@ -10,37 +10,38 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from accelerate.utils import set_seed
 from safetensors.torch import save_file
 
-from tlcompile import progress, registry
+from tlcompile import progress, registry, tasks
 from tlcompile.artifacts import ImageSpec, read_json, write_json
+from tlcompile.data._joined import Joined
 from tlcompile.data._split import Split
 from tlcompile.errors import Problem, RecipeError, TlcompileError
 from tlcompile.models._network import Network
 from tlcompile.train import reference
 from tlcompile.train.job import Job
 from tlcompile.train.loop import Trainer
+from tlcompile.train.trackers import LOG
 
 
 def train(job: Job, folder: Path, work: Path) -> None:
     """Fill `folder` with the Checkpoint of `job` (the main process does)."""
-    kind = registry.load("tasks", job.task).KIND
-    if kind not in job.model.module.KINDS:
-        raise RecipeError(Problem("model.library", f"'{job.model.name}' makes no networks for {kind}s"))
+    task = registry.load("tasks", job.task)
+    if task.KIND not in job.model.module.KINDS:
+        raise RecipeError(Problem("model.library", f"'{job.model.name}' makes no networks for {task.KIND}s"))
     set_seed(job.seed)  # before the network is made: its new head is random
-    network: Network = job.model.module.build(job.model.options, len(job.classes))
+    network: Network = job.model.module.build(job.model.options, max(1, len(job.classes)))
     splits = {name: Split(job.splits, name) for name in ("train", "val", "test")}
-    if job.table.batch_size > len(splits["train"]):
-        what = f"{job.table.batch_size} is more than the {len(splits['train'])} training examples"
-        raise RecipeError(Problem("train.batch_size", what))
+    full = job.table.retrain_full
+    learnt = Joined(splits["train"], splits["val"]) if full else splits["train"]
+    check(job, task, len(learnt))
     try:
-        trainer = Trainer(job, network, splits["train"], splits["val"], work)
+        trainer = Trainer(job, network, learnt, None if full else splits["val"], work)
         applied = trainer.fit()
-    except FloatingPointError:
-        raise TlcompileError(Problem("train", "the loss became NaN; lower train.lr or check the data")) from None
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
@@ -48,6 +49,16 @@ def train(job: Job, folder: Path, work: Path) -> None:
         raise TlcompileError(Problem("train.batch_size", what)) from error
     if trainer.accelerator.is_main_process:
         write(job, network, splits, trainer, applied, folder)
+
+
+def check(job: Job, task: ModuleType, examples: int) -> None:
+    """RecipeError with all that does not fit the data."""
+    problems = tasks.check(job.table, task, len(job.classes))
+    if isinstance(job.table.batch_size, int) and job.table.batch_size > examples:
+        what = f"{job.table.batch_size} is more than the {examples} training examples"
+        problems.append(Problem("train.batch_size", what))
+    if problems:
+        raise RecipeError(*problems)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -67,10 +78,14 @@ def write(
     write_json(folder / "network.json", {k: v for k, v in about.items() if k not in ("splits", "base")})
     write_json(folder / "applied.json", applied)
     write_json(folder / "history.json", trainer.history)
+    shutil.copyfile(trainer.work / LOG, folder / LOG)
+    shutil.copytree(trainer.work / "samples", folder / "samples", dirs_exist_ok=True)
+    if (trainer.work / "found.json").exists():
+        shutil.copyfile(trainer.work / "found.json", folder / "found.json")
     if network.tokenizer is not None:
         shutil.copyfile(network.tokenizer, folder / "tokenizer.json")
     found = {}
-    for name in ("val", "test"):
+    for name in ("test",) if job.table.retrain_full else ("val", "test"):
         found[f"{name}_logits"] = reference.logits(network, splits[name], label=f"reference {name}")
         found[f"{name}_labels"] = np.asarray(splits[name].labels)
     np.savez(folder / "reference.npz", allow_pickle=False, **found)

@@ -1,0 +1,58 @@
+"""Keys of [train] that do not fit the task are told with their line, all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import recipe
+from tlcompile import registry
+from tlcompile.errors import RecipeError
+from tlcompile.recipe import load
+from tlcompile.recipe.fits import check
+from tlcompile.recipe.train_table import AugmentTable, TrainTable
+
+
+def told(table: TrainTable, task: str) -> dict[str, str]:
+    return {p.where: p.what for p in check(table, registry.load("tasks", task))}
+
+
+def test_views_of_images_are_refused_for_texts() -> None:
+    table = TrainTable(augment=AugmentTable(mixup=0.2, hflip=True, crop_scale_min=0.5), image_size=64)
+    found = told(table, "text-classification")
+    assert sorted(found) == [
+        "train.augment.crop_scale_min",
+        "train.augment.hflip",
+        "train.augment.mixup",
+        "train.image_size",
+    ]
+    assert found["train.augment.mixup"] == "is for images; text-classification learns from texts"
+    assert not told(table, "image-classification")
+
+
+def test_views_of_texts_are_refused_for_images() -> None:
+    found = told(TrainTable(augment=AugmentTable(mask_tokens=0.1)), "image-classification")
+    assert found == {"train.augment.mask_tokens": "is for texts; image-classification learns from images"}
+
+
+def test_a_head_on_fixed_features_sees_no_augmentation() -> None:
+    found = told(TrainTable(trainable="head", augment=AugmentTable(hflip=True)), "image-classification")
+    assert "computes features once, so hflip would never be seen" in found["train.augment"]
+
+
+def test_a_loss_that_does_not_fit_the_task_is_told_with_those_that_do() -> None:
+    found = told(TrainTable(loss="mse"), "image-classification")
+    assert "cross-entropy" in found["train.loss"]
+    assert told(TrainTable(loss="focal"), "text-regression")["train.loss"]
+
+
+def test_the_place_in_the_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path = recipe(tmp_path / "r.toml", train='loss = "huber"\naugment = { mask_tokens = 0.2, synonyms = 0.1 }')
+    with pytest.raises(RecipeError) as caught:
+        load(path)
+    told = str(caught.value)
+    assert "r.toml:17: train.loss" in told
+    assert "train.augment.mask_tokens" in told
+    assert "train.augment.synonyms" in told

@@ -1,0 +1,28 @@
+"""What tables of a recipe ask of each other: mistakes that no table can see alone. Imports no torch."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from tlcompile import tasks
+from tlcompile.errors import Problem
+from tlcompile.recipe.train_table import TrainTable
+
+
+def check(table: TrainTable, task: ModuleType) -> list[Problem]:
+    """What of `[train]` does not fit the task of `[data]`; places begin with `train.`"""
+    problems = tasks.check(table, task)
+    augment = table.augment
+    wrong, other = (augment.texts_only, "texts") if task.KIND == "image" else (augment.images_only, "images")
+    name = task.__name__.rpartition(".")[2].replace("_", "-")
+    for key in wrong:
+        problems.append(Problem(f"train.augment.{key}", f"is for {other}; {name} learns from {task.KIND}s"))
+    if task.KIND == "text":
+        for key in ("image_size", "image_size_start"):
+            if getattr(table, key):
+                problems.append(Problem(f"train.{key}", f"is for images; {name} learns from texts"))
+    seen = augment.images_only if task.KIND == "image" else augment.texts_only
+    if table.trainable == "head" and seen:
+        what = f"trainable = 'head' computes features once, so {', '.join(seen)} would never be seen"
+        problems.append(Problem("train.augment", what))
+    return problems

@@ -1,0 +1,70 @@
+"""How a network runs on this machine: precision, memory layout, kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from tlcompile.errors import Problem, RecipeError
+from tlcompile.recipe.train_table import TrainTable
+from tlcompile.train.depthwise import quick_gradients
+
+
+def precision(asked: str) -> str:
+    """accelerate's name of the precision: on a CPU fp32 unless the recipe says otherwise."""
+    if asked == "auto":
+        if not torch.cuda.is_available():
+            return "no"
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return {"fp32": "no"}.get(asked, asked)
+
+
+def accelerator(table: TrainTable) -> Accelerator:
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = table.tf32
+    return Accelerator(
+        mixed_precision=precision(table.precision),
+        gradient_accumulation_steps=table.accumulate,
+        cpu=not torch.cuda.is_available(),
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def prepare(module: nn.Module, table: TrainTable, image: bool) -> None:
+    """Memory layout and gradient checkpointing, in place. RecipeError where the network has no checkpointing."""
+    if image and table.channels_last:
+        module.to(memory_format=torch.channels_last)
+    if not table.gradient_checkpointing:
+        return
+    for part in module.modules():
+        for name in ("set_grad_checkpointing", "gradient_checkpointing_enable"):  # timm, transformers
+            switch: Any = getattr(part, name, None)
+            if switch is not None:
+                switch()
+                return
+    raise RecipeError(
+        Problem("train.gradient_checkpointing", "this network has no gradient checkpointing; set it to false")
+    )
+
+
+def freeze_norm(module: nn.Module) -> None:
+    """Batch norms of `module` use and keep their running statistics although it is being trained."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
+@contextmanager
+def forward_pass(accelerator: Accelerator, table: TrainTable) -> Iterator[None]:
+    """Around the forward pass of a training step."""
+    with accelerator.autocast():
+        if accelerator.device.type == "cpu" and not table.compile:
+            with quick_gradients():
+                yield
+        else:
+            yield
