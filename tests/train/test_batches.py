@@ -15,11 +15,12 @@ from tests.tiny import folder
 from tlcompile.artifacts import ImageSpec
 from tlcompile.data import prepare
 from tlcompile.data._split import Split
-from tlcompile.models._inputs import evaluation_view
+from tlcompile.models._inputs import Collate, evaluation_view
 from tlcompile.models._network import Network
 from tlcompile.recipe.tables import DataTable
 from tlcompile.recipe.train_table import AugmentTable, TrainTable
 from tlcompile.train.batches import Shuffled, evaluation_loader, sizes, training_loader
+from tlcompile.train.views import TrainingView
 
 SPEC = ImageSpec(32, 0.875, "bicubic", (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 NETWORK = Network(torch.nn.Identity(), SPEC, ())
@@ -73,7 +74,25 @@ def test_evaluation_batches_are_the_evaluation_view_normalised_in_order(split: S
     assert torch.cat([targets for _, targets in found]).tolist() == split.labels.tolist()
 
 
-@pytest.mark.parametrize("augment", [{"hflip": True, "shift_px": 2}, {"crop_scale_min": 0.5, "policy": "randaugment"}])
+VIEWS = pytest.mark.parametrize(
+    "augment", [{"hflip": True, "shift_px": 2}, {"crop_scale_min": 0.5, "policy": "randaugment"}]
+)
+
+
+@VIEWS
+def test_training_batches_are_random_views_of_the_whole_pictures(split: Split, augment: dict[str, Any]) -> None:
+    asked = AugmentTable(**augment)
+    pixels, targets = batches(split, epoch=2, augment=asked)[1]
+    order = Shuffled(len(split), seed=5)
+    order.begin(2)
+    indices = [i for _, i in order][8:16]
+    pictures = [np.asarray(split[i]) for i in indices]
+    expected = TrainingView(SPEC, 24, asked, seed=5)(pictures, 2, indices)
+    assert torch.equal(pixels["pixels"], Collate(NETWORK).pixels(torch.from_numpy(expected)))
+    assert targets.tolist() == split.labels[indices].tolist()
+
+
+@VIEWS
 def test_workers_and_the_cache_change_nothing(split: Split, tmp_path: Path, augment: dict[str, Any]) -> None:
     views = AugmentTable(**augment)
     plain = batches(split, epoch=1, augment=views)

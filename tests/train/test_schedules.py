@@ -140,6 +140,13 @@ def test_plateau_falls_when_torchs_does(losses: list[float], patience: int, by: 
         assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"])
 
 
+def test_a_loss_that_hardly_falls_is_not_better() -> None:
+    schedule = Schedule(optimizer(), table("plateau", plateau_patience=0, warmup_share=0.0), 10, 10)
+    for loss, expected in ((1.0, 1.0), (0.9998, 1.0), (0.99975, 0.1)):
+        schedule.after_epoch(loss)
+        assert schedule.last_lr() == [pytest.approx(expected)]
+
+
 def test_only_plateau_listens_to_the_validation_loss() -> None:
     for name in NAMES[:-1]:
         inner = optimizer(momentum=0.9)

@@ -171,3 +171,26 @@ def test_gradient_checkpointing_changes_no_number(splits: Path, tmp_path: Path) 
         for k in plain
         if "running" not in k and "num_" not in k
     )
+
+
+@pytest.mark.parametrize("how", ["head", "last:2", "gradual", "lora"])
+def test_only_what_is_selected_moves_and_the_network_keeps_its_names(splits: Path, tmp_path: Path, how: str) -> None:
+    table = {"epochs": 3, "trainable": how, "augment": AugmentTable(), "lora": {"layers": ("conv_pw",), "rank": 2}}
+    out = run(job(splits, **table), tmp_path)
+    start = {k: v.numpy() for k, v in job(splits).network().module.state_dict().items()}
+    end = {k: v.numpy() for k, v in load_file(out / "model.safetensors").items()}
+    assert start.keys() == end.keys()
+    moved = {k for k in end if not np.array_equal(start[k], end[k])}
+    assert "classifier.weight" in moved
+    weights = {k for k in moved if k.endswith("weight") and not k.startswith("classifier")}
+    if how == "head":
+        assert weights == set()
+        assert not any("running" in k for k in moved)
+    elif how == "last:2":
+        assert "conv_stem.weight" not in weights
+        assert weights
+    elif how == "gradual":
+        assert "conv_stem.weight" in weights
+    else:
+        assert weights
+        assert all("conv_pw." in k for k in weights)

@@ -154,6 +154,12 @@ def test_rotation_stays_within_its_angle_and_fills_with_the_mean_colour() -> Non
     batch = seen(50, image=white, rotate_deg=30.0)
     assert (batch[:, 12, 12] == 255).all()
     assert (batch[:, 0, 0] == 128).any()  # a mean of 0.5
+    halves = white.copy()
+    halves[:, :12] = 0
+    batch = seen(image=halves, rotate_deg=30.0)[..., 0]
+    assert (batch[:, 12, :6] == 0).all()
+    assert (batch[:, 12, 18:] == 255).all()
+    assert 0.3 < (batch[:, 3, 11] > 200).mean() < 0.7  # turned to one side, where not to the other
 
 
 def test_erasing_puts_one_rectangle_of_the_mean_colour_into_its_share_of_the_pictures() -> None:
@@ -165,6 +171,8 @@ def test_erasing_puts_one_rectangle_of_the_mean_colour_into_its_share_of_the_pic
         height, width = mask.any(axis=1).sum(), mask.any(axis=0).sum()
         assert mask.sum() == height * width
         assert 0.01 < mask.mean() < 0.4
+    areas = lost.mean(axis=(1, 2))[lost.any(axis=(1, 2))]
+    assert np.quantile(areas, [0.1, 0.9]) == pytest.approx([0.05, 0.3], abs=0.05)
 
 
 def test_the_policies_are_torchvisions_with_the_recipes_numbers() -> None:

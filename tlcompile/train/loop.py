@@ -35,9 +35,9 @@ from tlcompile.train import (
     select,
     settle,
 )
-from tlcompile.train.batches import evaluation_loader, training_loader
 from tlcompile.train.checkpoints import Checkpoints
 from tlcompile.train.choosing import Choice
+from tlcompile.train.features import Rows, evaluation_loader, training_loader
 from tlcompile.train.job import Job
 from tlcompile.train.mixing import Mix
 from tlcompile.train.trackers import Trackers
@@ -64,12 +64,15 @@ class Sums:
 
 @dataclass
 class Trainer:
-    """One training run. `fit` leaves the trained weights in `network.module`. `val` is None where there is none."""
+    """One training run. `fit` leaves the trained weights in `network.module`. `val` is None where there is none.
+
+    Where only the head is trained, `network` is the network from its features on, and the examples are features.
+    """
 
     job: Job
     network: Network
-    train: Split
-    val: Split | None
+    train: Split | Rows
+    val: Split | Rows | None
     work: Path
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -148,6 +151,7 @@ class Trainer:
 
     def head_start(self) -> None:
         """Every process fits the same head: the features and the solver are deterministic."""
+        assert not isinstance(self.train, Rows), "a recipe that trains the head alone has no head start"
         accuracy = head_start.fit(self.network, self.train)
         progress.say(f"  head fitted on frozen features, accuracy on train {accuracy:.4f}")
 
@@ -178,7 +182,7 @@ class Trainer:
         """One batch: forward, backward and, where enough of them are summed up, a step of the optimizer."""
         table, accelerator = self.table, self.accelerator
         mixed, soft = self.mix(inputs, targets, epoch, batch * accelerator.num_processes + accelerator.process_index)
-        if (epoch, batch) == (0, 0) and accelerator.is_main_process:
+        if (epoch, batch) == (0, 0) and accelerator.is_main_process and not isinstance(self.train, Rows):
             self.save_sample(mixed, soft)
         with accelerator.accumulate(self.module):
             with machine.forward_pass(accelerator, table):

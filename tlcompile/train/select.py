@@ -38,7 +38,7 @@ def unfreeze(network: Network, table: TrainTable, epoch: int) -> bool:
     if table.trainable != "gradual":
         return False
     body, last = _body_depth(network), max(1, table.epochs - 1)
-    return _open(network, min(body, max(epoch, -(-body * epoch // last))))
+    return _open(network, min(body, max(epoch, body * epoch // last)))
 
 
 def rates(network: Network, table: TrainTable) -> dict[str, float]:

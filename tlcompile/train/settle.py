@@ -13,7 +13,7 @@ from tlcompile import progress
 from tlcompile.artifacts import read_json, write_json
 from tlcompile.recipe.train_table import TrainTable
 from tlcompile.train import batch_size, find_lr, machine, optim, schedules
-from tlcompile.train.batches import training_loader
+from tlcompile.train.features import training_loader
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,10 +10,8 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
-from accelerate.utils import set_seed
 from safetensors.torch import save_file
 
 from tlcompile import progress, registry, tasks
@@ -22,7 +20,7 @@ from tlcompile.data._joined import Joined
 from tlcompile.data._split import Split
 from tlcompile.errors import Problem, RecipeError, TlcompileError
 from tlcompile.models._network import Network
-from tlcompile.train import reference
+from tlcompile.train import features, reference
 from tlcompile.train.job import Job
 from tlcompile.train.loop import Trainer
 from tlcompile.train.trackers import LOG
@@ -30,30 +28,43 @@ from tlcompile.train.trackers import LOG
 
 def train(job: Job, folder: Path, work: Path) -> None:
     """Fill `folder` with the Checkpoint of `job` (the main process does)."""
-    task = registry.load("tasks", job.task)
-    if task.KIND not in job.model.module.KINDS:
-        raise RecipeError(Problem("model.library", f"'{job.model.name}' makes no networks for {task.KIND}s"))
-    set_seed(job.seed)  # before the network is made: its new head is random
-    network: Network = job.model.module.build(job.model.options, max(1, len(job.classes)))
+    network = job.network()
     splits = {name: Split(job.splits, name) for name in ("train", "val", "test")}
-    full = job.table.retrain_full
-    learnt = Joined(splits["train"], splits["val"]) if full else splits["train"]
-    check(job, task, len(learnt))
+    learnt, held_out = examples(job, splits, work)
+    check(job, len(learnt))
     try:
-        trainer = Trainer(job, network, learnt, None if full else splits["val"], work)
+        trained = network if isinstance(learnt, Split) else features.head_network(network)
+        trainer = Trainer(job, trained, learnt, held_out, work)
         applied = trainer.fit()
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
         what = f"a batch of {job.table.batch_size} does not fit into memory; lower train.batch_size or train.image_size"
         raise TlcompileError(Problem("train.batch_size", what)) from error
+    if isinstance(learnt, Split):
+        network = trainer.network
     if trainer.accelerator.is_main_process:
         write(job, network, splits, trainer, applied, folder)
 
 
-def check(job: Job, task: ModuleType, examples: int) -> None:
+def examples(
+    job: Job, splits: dict[str, Split], work: Path
+) -> tuple[Split | features.Rows, Split | features.Rows | None]:
+    """(what is learnt from, what is held out and may choose): pictures or texts, or features for a head alone."""
+    train, val = splits["train"], splits["val"]
+    full = job.table.retrain_full
+    if job.table.trainable != "head":
+        return (Joined(train, val), None) if full else (train, val)
+    folder = job.features or work / "features"
+    if not (folder / "val.npy").exists():
+        folder.mkdir(exist_ok=True)
+        features.write(job, folder)
+    return features.rows(folder, *((train, val) if full else (train,))), None if full else features.rows(folder, val)
+
+
+def check(job: Job, examples: int) -> None:
     """RecipeError with all that does not fit the data."""
-    problems = tasks.check(job.table, task, len(job.classes))
+    problems = tasks.check(job.table, registry.load("tasks", job.task), len(job.classes))
     if isinstance(job.table.batch_size, int) and job.table.batch_size > examples:
         what = f"{job.table.batch_size} is more than the {examples} training examples"
         problems.append(Problem("train.batch_size", what))
@@ -79,7 +90,8 @@ def write(
     write_json(folder / "applied.json", applied)
     write_json(folder / "history.json", trainer.history)
     shutil.copyfile(trainer.work / LOG, folder / LOG)
-    shutil.copytree(trainer.work / "samples", folder / "samples", dirs_exist_ok=True)
+    seen = job.features or trainer.work / "features" if job.table.trainable == "head" else trainer.work
+    shutil.copytree(seen / "samples", folder / "samples", dirs_exist_ok=True)
     if (trainer.work / "found.json").exists():
         shutil.copyfile(trainer.work / "found.json", folder / "found.json")
     if network.tokenizer is not None:
