@@ -56,3 +56,13 @@ def test_the_place_in_the_file_is_told(tmp_path: Path) -> None:
     assert "r.toml:17: train.loss" in told
     assert "train.augment.mask_tokens" in told
     assert "train.augment.synonyms" in told
+
+
+def test_keys_that_change_nothing_for_a_head_alone_are_refused() -> None:
+    found = told(TrainTable(trainable="head", image_size=32, gradient_checkpointing=True), "image-classification")
+    assert sorted(found) == ["train.gradient_checkpointing", "train.image_size"]
+
+
+def test_a_head_start_needs_single_classes() -> None:
+    assert "train.head_start" in told(TrainTable(head_start=True), "text-regression")
+    assert "train.head_start" in told(TrainTable(head_start=True), "image-multilabel")

@@ -166,6 +166,17 @@ def test_a_trained_head_stands_in_the_whole_network(tmp_path: Path) -> None:
     assert {k for k in before if not torch.equal(before[k], after[k])} == {"classifier.weight", "classifier.bias"}
 
 
+def test_a_file_of_features_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    network = nets.network("test_efficientnet")
+    split = Examples(network)
+    split.examples.pop()  # the last example can't be read
+    with pytest.raises(IndexError):
+        features.compute(network, split, 4, tmp_path / "train.npy")
+    assert [f.name for f in tmp_path.iterdir()] == ["train.unfinished"]
+    features.compute(network, Examples(network), 4, tmp_path / "train.npy")
+    assert [f.name for f in tmp_path.iterdir()] == ["train.npy"]
+
+
 class Twice(nn.Module):
     """A network whose answer is more than its head's."""
 

@@ -86,12 +86,20 @@ def test_killed_and_resumed_equals_never_killed_bit_for_bit(
 
 def test_a_checkpoint_of_another_recipe_is_refused(splits: Path, tmp_path: Path) -> None:
     root = killed(job(splits, save_every_s=1e-6), tmp_path, "at-0000-000001")
-    with pytest.raises(RecipeError, match=r"checkpoint of another recipe: train\.lr 0\.001 there, 0\.5 here"):
+    with pytest.raises(RecipeError, match=r"checkpoint of another recipe: train\.lr 'auto' there, 0\.5 here"):
         run(job(splits, lr=0.5), root)
 
 
-def test_two_processes_give_what_one_does(splits: Path, tmp_path: Path) -> None:
-    how = {"epochs": 2, "freeze_norm": True, "optimizer": "sgd", "lr": 0.01, "augment": AugmentTable()}
+@pytest.mark.parametrize("trainable", ["all", "gradual"])
+def test_two_processes_give_what_one_does(splits: Path, tmp_path: Path, trainable: str) -> None:
+    how = {
+        "epochs": 2,
+        "trainable": trainable,
+        "freeze_norm": True,
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "augment": AugmentTable(),
+    }
     one = run(job(splits, **how), tmp_path / "one")
     two = run(job(splits, processes=2, **how), tmp_path / "two")
     applied = json.loads((two / "applied.json").read_text())

@@ -25,4 +25,11 @@ def check(table: TrainTable, task: ModuleType) -> list[Problem]:
     if table.trainable == "head" and seen:
         what = f"trainable = 'head' computes features once, so {', '.join(seen)} would never be seen"
         problems.append(Problem("train.augment", what))
+    for key in ("image_size", "image_size_start", "gradient_checkpointing") if table.trainable == "head" else ():
+        if getattr(table, key):
+            problems.append(
+                Problem(f"train.{key}", "changes nothing where only the head is trained, on fixed features")
+            )
+    if table.head_start and task.LABELS != "class":
+        problems.append(Problem("train.head_start", f"fits a logistic regression; {name} has no single class to learn"))
     return problems

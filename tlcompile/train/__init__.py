@@ -1,11 +1,18 @@
 """Fine-tuning: a pretrained network and labelled splits -> a Checkpoint folder. The only user of accelerate.
 
-    job.py         what is to be trained, as plain JSON: the same for one process and for several
-    batches.py     examples -> tensors, augmented; every random choice is a function of (seed, epoch, index)
-    optim.py       parameter groups, optimizer, learning-rate schedule
-    loop.py        the loop, its checkpoints and the way back into them
-    applied.py     the hyper-parameters as they really were, read back and compared with the recipe
-    reference.py   what the finished fp32 torch network says of held-out examples: what later steps are held to
+    job.py worker.py         what is to be trained, as plain JSON; one process of the training, or all there is
+    loop.py                  the loop: read this first
+    settle.py                what the recipe leaves open: batch_size.py, find_lr.py, the schedule's name
+    select.py                which parameters learn at which rate, by depth.py; lora.py
+    features.py behind.py    a head alone, on features that are computed once; head_start.py
+    batches.py               examples -> tensors: views.py, text_views.py, mixing.py, cache.py, chance.py
+    optim.py schedules.py    parameter groups, optimizers (lion.py, muon.py), the rate of every step
+    averaging.py choosing.py which weights are kept: averages, the best epoch, a soup
+    monitor.py trackers.py   gradients that vanish or explode, NaN; where the figures go
+    checkpoints.py           where a run stands, exact to the batch
+    machine.py depthwise.py  precision, memory layout, kernels
+    applied.py samples.py    what was really applied; what the network really received
+    reference.py             what the finished fp32 network says of held-out examples: what later steps are held to
 
 `run` is the door; it imports torch only when called.
 """

@@ -51,7 +51,7 @@ class Choice:
             return load_file(self._path(epoch)), f"epoch {epoch + 1} of {len(history)}, with the lowest validation loss"
         if self.table.keep == "soup":
             states = [load_file(self._path(epoch)) for epoch in range(len(history))]
-            order = sorted(range(len(states)), key=lambda i: history[i]["val_loss"])
+            order = sorted(range(len(states)), key=lambda i: -history[i]["val_accuracy"])
             state, chosen = averaging.soup(states, order, score)
             names = ", ".join(str(i + 1) for i in sorted(chosen))
             return state, f"the mean of the weights after epochs {names}, chosen on validation"

@@ -11,6 +11,7 @@ In a build this is the step "features" (`write`). What it saves is measured as `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,30 +46,32 @@ def write(job: Job, folder: Path) -> None:
     if torch.cuda.is_available():
         network.module.cuda()
     splits = [Split(job.splits, name) for name in ("train", "val")]
+    inputs, targets = next(iter(batches.evaluation_loader(splits[0], network, BATCH)))
+    (folder / "samples").mkdir(exist_ok=True)
+    samples.save(inputs, targets, job.classes, network.spec, folder / "samples", tokenizer=network.tokenizer)
     for split in splits:
         compute(network, split, BATCH, folder / f"{split.name}.npy")
-    inputs, targets = next(iter(batches.evaluation_loader(splits[0], network, BATCH)))
-    (folder / "samples").mkdir()
-    samples.save(inputs, targets, job.classes, network.spec, folder / "samples", tokenizer=network.tokenizer)
 
 
 def compute(network: Network, split: Split, batch_size: int, path: Path) -> np.ndarray:
-    """Write the features of `split` to `path`; the file, mapped: float32 [n, D].
+    """Write the features of `split` to `path`, which is there whole or not at all; the file, mapped: float32 [n, D].
 
     RecipeError where the head is not fed one vector an example, or where, fed with the vectors of the first batch, it
     does not answer what the whole network answers.
     """
     rest = head_network(network).module
+    unfinished = path.with_suffix(".unfinished")
     file: np.ndarray | None = None
     done = 0
     for found, logits in fed_to(network, entrances(network, rest), split, batch_size):
         if file is None:
             require(network, rest, found, logits)
-            file = np.lib.format.open_memmap(path, "w+", np.float32, (len(split), found.shape[1]))
+            file = np.lib.format.open_memmap(unfinished, "w+", np.float32, (len(split), found.shape[1]))
         file[done : done + len(found)] = found.float().cpu().numpy()
         done += len(found)
     if isinstance(file, np.memmap):
         file.flush()
+    os.replace(unfinished, path)
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 

@@ -97,6 +97,8 @@ class Trainer:
             self.train, self.network, self.size, table, self.per_process, job.seed, self.work
         )
         optimizer = optim.optimizer(self.network.module, self.network.head, table, rates)
+        if table.trainable == "gradual":
+            self.network.module.requires_grad_(True)  # several processes exchange what is open now; `unfreeze` follows
         module = torch.compile(self.network.module) if table.compile else self.network.module
         self.module, self.optimizer, self.loader = self.accelerator.prepare(module, optimizer, loader)
         if self.val is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from tlcompile.errors import Problem, RecipeError
@@ -32,6 +33,7 @@ def accelerator(table: TrainTable) -> Accelerator:
         gradient_accumulation_steps=table.accumulate,
         cpu=not torch.cuda.is_available(),
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=table.trainable == "gradual")],
     )
 
 

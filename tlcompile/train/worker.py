@@ -43,6 +43,7 @@ def train(job: Job, folder: Path, work: Path) -> None:
         raise TlcompileError(Problem("train.batch_size", what)) from error
     if isinstance(learnt, Split):
         network = trainer.network
+    network.module.to(trainer.accelerator.device)
     if trainer.accelerator.is_main_process:
         write(job, network, splits, trainer, applied, folder)
 
