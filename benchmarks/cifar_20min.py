@@ -41,7 +41,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         command = [sys.executable, "-m", "tlcompile", "build", str(recipe(asked.short, folder)), "--json"]
-        command += ["--data", str(asked.data.resolve()), "--store", str(folder / "store"), "--output", str(folder / "b")]
+        command += [
+            "--data",
+            str(asked.data.resolve()),
+            "--store",
+            str(folder / "store"),
+            "--output",
+            str(folder / "b"),
+        ]
         start = time.monotonic()
         with (folder / "said").open("w+") as said:
             child = subprocess.Popen(command, stdout=said)
@@ -64,7 +71,9 @@ def main() -> None:
         "exit_code": child.returncode,
         "short": asked.short,
         "peak_mib": round(usage.ru_maxrss / 1024),
-        "epochs": [{k: row[k] for k in ("epoch", "val_accuracy", "seconds", "items_per_s")} for row in report["history"]],
+        "epochs": [
+            {k: row[k] for k in ("epoch", "val_accuracy", "seconds", "items_per_s")} for row in report["history"]
+        ],
         "stages_s": {s["step"]: round(s["seconds"], 1) for s in report["stages"]},
         "variants": [{k: row[k] for k in ("engine", "accuracy", "drop", "size_mb")} for row in report["variants"]],
         "machine": report["environment"],

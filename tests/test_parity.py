@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tlcompile.artifacts import Signature, Target, TextSpec
 from tlcompile.errors import ParityError
 from tlcompile.parity import Tolerance, check, compare, run_graph
 
@@ -72,3 +73,28 @@ def test_quantized_nodes_are_computed_as_written_free_of_saturation(tmp_path: ob
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     found = run_graph(path, [{"x": np.full((1, 32), 255, np.float32)}])[0]["probabilities"]
     assert np.abs(found - 255 * 127 * 32).max() <= 4096
+
+
+def signature(labels: str) -> Signature:
+    target = Target("price", 50.0, 10.0) if labels == "number" else None
+    return Signature(f"text-{labels}", (), (), (), TextSpec(8), labels, target)  # type: ignore[arg-type]
+
+
+def test_numbers_are_compared_in_standard_deviations_of_their_target() -> None:
+    found, expected = ([{"values": np.array([[v], [40.0]], np.float32)}] for v in (52.0, 55.0))
+    rung = compare("fold", "export", found, expected, Tolerance(0.3, 0.5), signature("number"))
+    assert rung.max_abs == pytest.approx(0.3)
+    assert rung.agreement == 0.5
+    with pytest.raises(ParityError, match=r"largest error of an answer, in standard deviations of the target, 0\.3 "):
+        check(compare("fold", "export", found, expected, TIGHT, signature("number")))
+
+
+def test_of_several_labels_every_one_must_be_the_same() -> None:
+    rung = compare("a", "b", answers([0.9, 0.4, 0.6, 0.1]), answers([0.8, 0.6, 0.7, 0.2]), TIGHT, signature("classes"))
+    assert rung.agreement == 0.75
+    assert rung.max_abs == pytest.approx(0.2)
+
+
+def test_a_number_that_overflowed_is_never_close() -> None:
+    found, expected = ([{"values": np.array([[v]], np.float32)}] for v in (np.inf, 55.0))
+    assert not compare("fp16", "export", found, expected, Tolerance(1.0, 0.0), signature("number")).ok

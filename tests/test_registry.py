@@ -77,7 +77,8 @@ def test_every_option_of_every_plugin_has_a_place_in_a_recipe(room: str, name: s
 def test_an_unknown_name_is_told_with_those_there_are_and_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
         registry.load("models", "tim", "toy.toml:8: model.library")
-    said = "toy.toml:8: model.library: 'tim' is not one of 'timm' or 'transformers'; did you mean 'timm'?"
+    known = "'onnx', 'timm', 'torchvision' or 'transformers'"
+    said = f"toy.toml:8: model.library: 'tim' is not one of {known}; did you mean 'timm'?"
     assert str(caught.value) == said
 
 

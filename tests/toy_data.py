@@ -25,7 +25,7 @@ class Prepared:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(sum(self.info["counts"][name].values()) for name in ("train", "val", "test"))
+        return tuple(self.info["sizes"][name] for name in ("train", "val", "test"))
 
     def split(self, name: str) -> Split:
         return Split(self.folder, name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Feed = dict[str, "np.ndarray"]  # name of a graph input or output -> array
 InputKind = Literal["image", "text"]
+Labels = Literal["class", "classes", "number"]  # what an example's label is: one of K, any of K, a number
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,39 @@ class TextSpec:
 
 
 @dataclass(frozen=True)
+class Target:
+    """The number that is learnt: its column's name, mean and standard deviation over the training split."""
+
+    name: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
 class Signature:
-    """What a graph or an engine takes and gives, and what its classes are called."""
+    """What a graph or an engine takes and gives, and what its classes are called (none where it gives a number)."""
 
     task: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     classes: tuple[str, ...]
     spec: ImageSpec | TextSpec
+    labels: Labels = "class"
+    target: Target | None = None  # of a number
 
     @property
     def kind(self) -> InputKind:
         return "image" if isinstance(self.spec, ImageSpec) else "text"
+
+    @property
+    def answer(self) -> str:
+        """The output that answers: `probabilities` [batch, K], or `values` [batch, 1] in the target's own units."""
+        return "values" if self.labels == "number" else "probabilities"
+
+    @property
+    def unit(self) -> float:
+        """What differences of answers are measured in: 1 of a probability, the standard deviation of a number."""
+        return self.target.std if self.target else 1.0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "kind": self.kind}
@@ -77,7 +99,9 @@ class Signature:
             side: tuple(Tensor(**{**t, "shape": tuple(t["shape"])}) for t in value[side])
             for side in ("inputs", "outputs")
         }
-        return cls(value["task"], tensors["inputs"], tensors["outputs"], tuple(value["classes"]), spec_from_json(value))
+        target = Target(**value["target"]) if value.get("target") else None
+        classes, labels = tuple(value["classes"]), value.get("labels", "class")
+        return cls(value["task"], tensors["inputs"], tensors["outputs"], classes, spec_from_json(value), labels, target)
 
 
 def spec_from_json(value: dict[str, Any]) -> ImageSpec | TextSpec:
@@ -122,6 +146,11 @@ class Splits(Artifact):
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.info["classes"])
+
+    @property
+    def target(self) -> Target | None:
+        """Of a number."""
+        return Target(**self.info["target"]) if self.info.get("target") else None
 
 
 @dataclass(frozen=True)

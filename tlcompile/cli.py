@@ -88,13 +88,14 @@ def build(
 
 
 def _print_variants(report: dict[str, Any]) -> None:
+    metric = report.get("metric", "accuracy")
     for row in report["variants"]:
         batch_1 = (row["latency"] or {}).get("batch_1")
         speed = f"{batch_1['p50_ms']:8.3g} ms" if batch_1 else "   not run "
         mark = "*" if row["chosen"] else " "
         print(
             f"{mark} {row['target']:<16} {row['variant']:<6} "
-            f"accuracy {row['accuracy']:.4f} {speed} {row['size_mb']:7.2f} MB"
+            f"{metric} {row['accuracy']:.4f} {speed} {row['size_mb']:7.2f} MB"
         )
     for gate in report["gates"]:
         state = "deferred" if gate.get("deferred") else "passed" if gate["passed"] else "FAILED"
@@ -181,6 +182,32 @@ def verify(
             raise TlcompileError(f"{bundle}: the engine does not answer here as it was proven to")
 
 
+@app.command(epilog="Example: tlcompile finalize dist/flowers --memory-mib 2000")
+def finalize(
+    bundle: BundleDir,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="a new folder; the bundle itself where not given", show_default=False),
+    ] = None,
+    target: Annotated[str, typer.Option(help="build this engine anew; where not given, those that wait for it")] = "",
+    memory_mib: Annotated[
+        int | None,
+        typer.Option(min=1, help="memory that a build may take; no limit where not given", show_default=False),
+    ] = None,
+    runs: Annotated[int, typer.Option(min=20, help="timed calls")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Build on this device the engines that wait for it, prove them here, and write that into the manifest."""
+    from tlcompile.errors import GateError
+    from tlcompile.runtime.finalize import failed, in_words
+    from tlcompile.runtime.finalize import finalize as run
+
+    result = run(bundle, output, target, memory_mib, runs)
+    print(json.dumps(result) if as_json else "\n".join(in_words(result)))
+    if problems := failed(result):
+        raise GateError(*problems)
+
+
 @app.command(epilog="Example: tlcompile evaluate dist/flowers --data new_photos")
 def evaluate(
     bundle: BundleDir,
@@ -196,7 +223,10 @@ def evaluate(
         print(json.dumps(result))
         return
     low, high = result["accuracy_interval"]
-    print(f"accuracy {result['accuracy']:.4f}  (95 % interval {low:.4f} to {high:.4f}, {result['n']} examples)")
+    interval = f"95 % interval {low:.4f} to {high:.4f}, {result['n']} examples"
+    print(f"{result['metric']} {result['accuracy']:.4f}  ({interval})")
+    for name, value in result["metrics"].items():
+        print(f"  {name.replace('_', ' ')} {'not defined' if value is None else f'{value:.4g}'}")
     for row in result["per_class"]:
         print(f"  {row['class']:<24} recall {row['recall']:.4f}  precision {row['precision']:.4f}  n {row['n']}")
 

@@ -11,13 +11,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tlcompile.artifacts import Feed
+from tlcompile.artifacts import Feed, Labels, Signature
 from tlcompile.errors import ParityError, Problem
+
+SAME_NUMBER = 0.25
+"""Two numbers closer than this, in standard deviations of the target, count as the same."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """`max_abs`: largest allowed difference of a probability. `agreement`: least share of equal top-1 labels."""
+    """`max_abs`: largest allowed difference of a probability, or of a number in its standard deviations.
+
+    `agreement`: least share of equal labels; of numbers, of those that are less than a quarter of that apart.
+    """
 
     max_abs: float
     agreement: float
@@ -33,10 +39,22 @@ class Rung:
     agreement: float
     n: int
     tolerance: Tolerance
+    labels: Labels = "class"
 
     @property
     def ok(self) -> bool:
         return self.max_abs <= self.tolerance.max_abs and self.agreement >= self.tolerance.agreement
+
+    @property
+    def found(self) -> str:
+        """What was measured beside what is allowed, in words."""
+        number = self.labels == "number"
+        error = "an answer, in standard deviations of the target," if number else "a probability"
+        return (
+            f"largest error of {error} {self.max_abs:.4g} (allowed {self.tolerance.max_abs:g}), "
+            f"{'same within a quarter' if number else 'same label'} {self.agreement:.1%} "
+            f"(at least {self.tolerance.agreement:.0%})"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ok": self.ok}
@@ -59,29 +77,41 @@ def run_graph(model: Path, feeds: list[Feed]) -> list[Feed]:
         ) from error
 
 
-def compare(rung: str, against: str, found: list[Feed], expected: list[Feed], tolerance: Tolerance) -> Rung:
-    """How far the `probabilities` of `found` are from those of `expected`. NaN counts as infinitely far."""
+def compare(
+    rung: str,
+    against: str,
+    found: list[Feed],
+    expected: list[Feed],
+    tolerance: Tolerance,
+    signature: Signature | None = None,
+) -> Rung:
+    """How far the answers of `found` are from those of `expected`. NaN counts as infinitely far.
+
+    `signature` says what the answer is; the probabilities of classes where it is not given.
+    """
     import numpy as np  # here: a recipe is checked, and tolerances are read, without it
 
-    a = np.concatenate([f["probabilities"] for f in found]).astype(np.float64)
-    b = np.concatenate([f["probabilities"] for f in expected]).astype(np.float64)
+    answer, unit = (signature.answer, signature.unit) if signature else ("probabilities", 1.0)
+    labels: Labels = signature.labels if signature else "class"
+    a = np.concatenate([f[answer] for f in found]).astype(np.float64) / unit
+    b = np.concatenate([f[answer] for f in expected]).astype(np.float64) / unit
     if a.shape != b.shape:
         raise ParityError(Problem(rung, f"expected outputs of shape {b.shape} as from {against}, found {a.shape}"))
     gap = float(np.abs(a - b).max()) if np.isfinite(a).all() else float("inf")
-    agreement = float((a.argmax(-1) == b.argmax(-1)).mean())
-    return Rung(rung, against, gap, agreement, len(a), tolerance)
+    if labels == "class":
+        same = a.argmax(-1) == b.argmax(-1)
+    else:
+        same = (a > 0.5) == (b > 0.5) if labels == "classes" else np.abs(a - b) < SAME_NUMBER
+    return Rung(rung, against, gap, float(same.mean()), len(a), tolerance, labels)
 
 
 def check(rung: Rung) -> Rung:
     """`rung` if it is within tolerance, else ParityError that names it."""
     if not rung.ok:
-        limits = rung.tolerance
         raise ParityError(
             Problem(
                 rung.rung,
-                f"changed the outputs too much against {rung.against} on {rung.n} golden examples: "
-                f"largest difference of a probability {rung.max_abs:.4g} (allowed {limits.max_abs:g}), "
-                f"same label {rung.agreement:.1%} (at least {limits.agreement:.0%})",
+                f"changed the outputs too much against {rung.against} on {rung.n} golden examples: {rung.found}",
             )
         )
     return rung

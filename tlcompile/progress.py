@@ -5,10 +5,12 @@ Standard output stays free for results. `rich` is imported when the first bar is
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -20,6 +22,12 @@ def say(text: str) -> None:
     """One line of progress."""
     if not quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """`say`, the first time that this process has it to say."""
+    say(text)
 
 
 class Bar:
@@ -66,7 +74,7 @@ class _RichBar(Bar):
 @contextmanager
 def bar(label: str, total: int | None = None) -> Iterator[Bar]:
     """A progress bar for the work in the `with` block."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:  # a device has no rich
         yield Bar(label, total)
         return
     drawn = _RichBar(label, total)

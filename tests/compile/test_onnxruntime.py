@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+import toy_graphs
 from pydantic import ValidationError
 
 from tlcompile import compile as backends
-from tlcompile.artifacts import Graph, read_json
-from tlcompile.compile import onnxruntime
+from tlcompile.artifacts import Graph, read_json, write_json
+from tlcompile.compile import _cpu, _providers
 from tlcompile.compile.onnxruntime import Options
-from tlcompile.errors import BackendMissing
+from tlcompile.errors import BackendMissing, TlcompileError
 
 Graphs = Callable[[str], Graph]
 
@@ -28,6 +32,8 @@ def test_short_names_of_providers_become_full_ones() -> None:
         (("TensorRTExecutionProvider",), "did you mean 'TensorrtExecutionProvider'?"),
         (("cpu", "cuda"), "cpu takes every node, so it must be the last provider"),
         (("cpu", "CPUExecutionProvider"), "named twice"),
+        (("tensorrt_rtx",), "did you mean 'nv_tensorrt_rtx'?"),
+        (("dml", "cpu"), "did you mean 'directml'?"),
         ((), "at least 1 item"),
     ],
 )
@@ -37,14 +43,14 @@ def test_wrong_providers_are_refused_by_the_recipe(providers: tuple[str, ...], m
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("provider", sorted(set(onnxruntime._PROVIDERS) - {"cpu"}))
+@pytest.mark.parametrize("provider", sorted(set(_providers.PROVIDERS) - {"cpu"}))
 def test_a_provider_that_the_build_lacks_is_told_and_never_replaced(
     provider: str, graphs: Graphs, tmp_path: Path
 ) -> None:
     options = Options(providers=(provider, "cpu"))
-    if not onnxruntime._unavailable(options):
+    full, install = _providers.PROVIDERS[provider].full, _providers.PROVIDERS[provider].install
+    if not _providers.unavailable([full]):
         pytest.skip(f"this build of ONNX Runtime has {provider}")
-    full, install, _ = onnxruntime._PROVIDERS[provider]
     why = backends.runs_here("onnxruntime", options)
     assert f"the installed build has no {full}" in why
     assert install in why
@@ -67,7 +73,98 @@ def test_the_engine_is_the_graph_byte_for_byte(graphs: Graphs, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("provider", "dialect"), [("cuda", "tensorrt"), ("dml", "x86-vnni"), ("xnnpack", "arm"), ("cpu", "x86-vnni")]
+    ("provider", "dialect"), [("cuda", "tensorrt"), ("directml", "x86-vnni"), ("xnnpack", "arm"), ("cpu", "x86-vnni")]
 )
 def test_the_first_provider_decides_the_dialect(provider: str, dialect: str) -> None:
     assert backends.dialect("onnxruntime", Options(providers=(provider,), isa="vnni")) == dialect
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimized": True, "providers": ("cuda", "cpu")}, "only what runs on the CPU alone can be kept"),
+        ({"cpu_nodes": "refuse", "providers": ("cuda", "cpu")}, "contradict each other"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Options.model_validate(options)
+
+
+def optimized(graph: Graph, folder: Path) -> Path:
+    folder.mkdir()
+    backends.build("onnxruntime", Options(optimized=True), graph, "fp32", folder)
+    return folder
+
+
+def answers(folder: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    with closing(backends.open_engine(folder)) as runner:
+        return runner.run(toy_graphs.images(2))["logits"], runner.notes
+
+
+def test_an_optimized_graph_answers_like_the_graph(graphs: Graphs, tmp_path: Path) -> None:
+    folder = optimized(graphs("fp32"), tmp_path / "one")
+    kept, notes = answers(folder)
+    assert notes == ()
+    assert (folder / "optimized.onnx").stat().st_size != (folder / "model.onnx").stat().st_size
+    (tmp_path / "plain").mkdir()
+    backends.build("onnxruntime", Options(), graphs("fp32"), "fp32", tmp_path / "plain")
+    np.testing.assert_array_equal(kept, answers(tmp_path / "plain")[0])
+
+
+@pytest.mark.parametrize(("key", "value"), [("onnxruntime", "1.0"), ("cpu", "an abacus")])
+def test_the_optimized_graph_of_another_machine_is_left_aside_and_that_is_said(
+    key: str, value: str, graphs: Graphs, tmp_path: Path
+) -> None:
+    folder = optimized(graphs("fp32"), tmp_path / "one")
+    write_json(folder / "optimized.json", {**read_json(folder / "optimized.json"), key: value})
+    (folder / "optimized.onnx").write_bytes(b"of another machine")  # not even read
+    found, notes = answers(folder)
+    assert found.shape == (2, 4)
+    assert notes[0].startswith(f"onnxruntime: the optimized graph is of another machine ({key} was '{value}', here '")
+
+
+def test_two_optimized_graphs_are_the_same_bytes(graphs: Graphs, tmp_path: Path) -> None:
+    one, two = (optimized(graphs("fp32"), tmp_path / name) for name in ("one", "two"))
+    assert (one / "optimized.onnx").read_bytes() == (two / "optimized.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("options", [Options(arena=False), Options(io_binding=True), Options(threads=1)])
+def test_no_setting_of_a_run_changes_the_answers(options: Options, graphs: Graphs, tmp_path: Path) -> None:
+    for name, chosen in (("plain", Options()), ("set", options)):
+        (tmp_path / name).mkdir()
+        backends.build("onnxruntime", chosen, graphs("fp32"), "fp32", tmp_path / name)
+    np.testing.assert_allclose(answers(tmp_path / "plain")[0], answers(tmp_path / "set")[0], atol=1e-6)
+
+
+@pytest.fixture
+def lazy(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A real provider that takes no node of ours: Azure's, which stock builds have."""
+    name = "AzureExecutionProvider"
+    if name not in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has no provider that leaves all nodes to the CPU")
+    monkeypatch.setitem(_providers._OF_FULL, name, _providers.Provider(name, ""))
+    return name
+
+
+def test_nodes_that_a_provider_leaves_to_the_cpu_are_counted_and_said(
+    lazy: str, graphs: Graphs, tmp_path: Path
+) -> None:
+    backends.build("onnxruntime", Options(providers=(lazy, "cpu")), graphs("text"), "fp32", tmp_path)
+    info = read_json(tmp_path / "engine.json")
+    assert info["nodes"] == {"CPUExecutionProvider": 9}
+    assert info["cpu_nodes"]["ReduceSum"] == 2
+    with closing(backends.open_engine(tmp_path)) as runner:
+        assert runner.notes[0].startswith("onnxruntime: 9 of 9 nodes run on the CPU: 2 ReduceSum, ")
+
+
+def test_where_asked_a_provider_that_leaves_nodes_to_the_cpu_is_an_error(
+    lazy: str, graphs: Graphs, tmp_path: Path
+) -> None:
+    options = Options(providers=(lazy,), cpu_nodes="refuse")
+    with pytest.raises(TlcompileError, match="fallback to CPU EP has been explicitly disabled"):
+        backends.build("onnxruntime", options, graphs("text"), "fp32", tmp_path)
+
+
+def test_the_dialect_of_the_cpu_is_that_of_this_machine() -> None:
+    assert backends.dialect("onnxruntime", Options()) == _cpu.dialect("auto")

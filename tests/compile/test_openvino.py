@@ -3,9 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import toy_graphs
+from pydantic import ValidationError
 
 from tlcompile import compile as backends
 from tlcompile.artifacts import Graph, read_json
@@ -65,3 +68,60 @@ def test_two_builds_are_the_same_bytes(graphs: Graphs, tmp_path: Path) -> None:
 def test_other_devices_than_a_cpu_take_full_range_weights() -> None:
     assert backends.dialect("openvino", Options(device="GPU", isa="avx2")) == "x86-vnni"
     assert backends.dialect("openvino", Options(device="CPU", isa="avx2")) == "x86"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("gpu", "GPU"), ("CUP", "CPU"), ("VPU", "NPU"), ("GPU.x", "GPU"), ("CPU.1", "CPU")]
+)
+def test_an_unknown_device_is_refused_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ValidationError, match=f"'{name}' is no device: .*did you mean '{near}'"):
+        Options(device=name)
+
+
+def test_a_second_gpu_is_a_device_and_told_where_it_is_not_here() -> None:
+    why = backends.runs_here("openvino", Options(device="GPU.1"))
+    assert why == "" or "OpenVINO sees no GPU.1 here" in why
+
+
+def test_threads_of_a_device_that_has_none_are_refused() -> None:
+    with pytest.raises(ValidationError, match="threads are those of a CPU"):
+        Options(device="NPU", threads=2)
+
+
+def settled(graph: Graph, folder: Path, options: Options) -> dict[str, str]:
+    folder.mkdir()
+    backends.build("openvino", options, graph, "fp32", folder)
+    found: dict[str, str] = read_json(folder / "engine.json")["settled"]
+    return found
+
+
+def test_what_the_device_settled_on_is_what_was_asked(graphs: Graphs, tmp_path: Path) -> None:
+    one = settled(graphs("fp32"), tmp_path / "one", Options(threads=1))
+    assert (one["performance_hint"], one["num_streams"], one["inference_num_threads"]) == ("LATENCY", "1", "1")
+    assert (one["inference_precision_hint"], one["execution_devices"]) == ("float32", "CPU")
+    two = settled(graphs("fp32"), tmp_path / "two", Options(hint="throughput", threads=2))
+    assert (two["performance_hint"], two["num_streams"], two["inference_num_threads"]) == ("THROUGHPUT", "2", "2")
+    few = settled(graphs("fp32"), tmp_path / "few", Options(hint="throughput", threads=2, streams=1))
+    assert (few["performance_hint"], few["num_streams"]) == ("THROUGHPUT", "1")
+
+
+def test_the_cache_is_filled_once_and_answers_alike(graphs: Graphs, tmp_path: Path) -> None:
+    cache = tmp_path / "kept"
+    settled(graphs("fp32"), tmp_path / "engine", Options(cache=str(cache)))
+    blobs = {file.name: file.stat().st_mtime_ns for file in cache.iterdir()}
+    assert blobs
+    answers = []
+    for _ in range(2):
+        with closing(backends.open_engine(tmp_path / "engine")) as runner:
+            answers.append(runner.run(toy_graphs.images(2))["logits"])
+    assert {file.name: file.stat().st_mtime_ns for file in cache.iterdir()} == blobs
+    assert (answers[0] == answers[1]).all()
+
+
+def test_a_damaged_cache_is_no_error(graphs: Graphs, tmp_path: Path) -> None:
+    cache = tmp_path / "kept"
+    settled(graphs("fp32"), tmp_path / "engine", Options(cache=str(cache)))
+    for blob in cache.iterdir():
+        blob.write_bytes(blob.read_bytes()[:100])
+    with closing(backends.open_engine(tmp_path / "engine")) as runner:
+        assert runner.run(toy_graphs.images(1))["logits"].shape == (1, 4)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tlcompile import compile as backends
 from tlcompile import progress
 from tlcompile.artifacts import Graph, read_json, write_json
-from tlcompile.compile import _cuda, _nvidia
+from tlcompile.compile import _cuda, _nvidia, _nvidia_runner, tensorrt_rtx
 from tlcompile.compile.tensorrt_rtx import Options
 from tlcompile.errors import BackendMissing, TlcompileError
 
@@ -55,6 +55,15 @@ def test_one_engine_and_layer_report_is_built_for_each_capability(graphs: Graphs
     assert info["engines"]["sm86"]["bytes"] != info["engines"]["sm120"]["bytes"]  # code of their own
 
 
+def test_one_engine_can_serve_several_capabilities(graphs: Graphs, tmp_path: Path) -> None:
+    info = build(graphs("fp32"), tmp_path, compute_capability=("sm86", "sm89", "sm120"), one_engine=True)
+    assert list(info["engines"]) == ["sm86-sm89-sm120"]
+    plans = tensorrt_rtx._files(tmp_path)
+    assert list(plans) == ["sm86", "sm89", "sm120"]
+    assert set(plans.values()) == {tmp_path / info["engines"]["sm86-sm89-sm120"]["file"]}
+    assert len(read_json(tmp_path / "layers-sm86-sm89-sm120.json")) > 0
+
+
 def test_a_quantized_graph_gets_int8_layers(graphs: Graphs, tmp_path: Path) -> None:
     info = build(graphs("tensorrt"), tmp_path, compute_capability=("sm89",))
     assert info["engines"]["sm89"]["int8_layers"] == 2  # the convolution and the Gemm
@@ -93,18 +102,53 @@ def test_a_node_that_the_parser_refuses_is_named(graphs: Graphs, tmp_path: Path)
     assert "nodeBase.cpp" not in message
 
 
-def test_ranges_out_of_order_are_all_told_at_once() -> None:
-    with pytest.raises(ValidationError) as caught:
-        Options.model_validate({"batch": [4, 1, 2], "image_px": [0, 1, 2], "tokens": ["1", 2, 3]})
-    assert [error["loc"][0] for error in caught.value.errors()] == ["batch", "image_px", "tokens"]
-    assert "expected 1 <= minimum <= best <= maximum, found [4, 1, 2]" in str(caught.value)
+@pytest.mark.parametrize("name", ["sm90", "9.0", "sm_100"])
+def test_a_data_centre_gpu_is_sent_to_the_other_backend(name: str) -> None:
+    with pytest.raises(ValidationError, match="data-centre GPUs take the backend tensorrt"):
+        Options(compute_capability=(name,))
 
 
-def test_shapes_come_from_the_ranges_and_the_signature() -> None:
-    options = Options(batch=(1, 2, 4), image_px=(8, 16, 32))
-    assert _nvidia.shapes(options, toy_graphs.IMAGE) == {"image": ((1, 8, 8, 3), (2, 16, 16, 3), (4, 32, 32, 3))}
-    text = ((1, 1), (2, 64), (4, 64))  # the model takes 64 tokens
-    assert _nvidia.shapes(options, toy_graphs.TEXT) == {"input_ids": text, "attention_mask": text}
+def test_turing_refuses_a_quantized_graph_before_the_build(graphs: Graphs, tmp_path: Path) -> None:
+    with pytest.raises(TlcompileError, match=r"sm75 has no int8: .* or drop sm75"):
+        build(graphs("tensorrt"), tmp_path, compute_capability=("sm75", "sm86"))
+    assert not list(tmp_path.glob("*.trt"))
+
+
+def test_a_quantized_engine_carries_its_graph_for_a_device_that_must_rebuild_it(graphs: Graphs, tmp_path: Path) -> None:
+    for variant, graph, fallback, there in (
+        ("int8", "tensorrt", "rebuild", True),
+        ("int8", "tensorrt", "portable", False),
+        ("fp32", "fp32", "rebuild", False),  # the bundle's model.onnx
+    ):
+        folder = tmp_path / f"{variant}-{fallback}"
+        folder.mkdir()
+        options = Options(compute_capability=("sm89",), fallback=fallback)
+        backends.build("tensorrt_rtx", options, graphs(graph), variant, folder)
+        assert (folder / "graph.onnx").exists() == there
+    kept = tmp_path / "int8-rebuild" / "graph.onnx"
+    assert kept.read_bytes() == graphs("tensorrt").model.read_bytes()
+
+
+def test_several_ranges_are_all_in_the_engine(graphs: Graphs, tmp_path: Path) -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx")
+    plain, several = tmp_path / "plain", tmp_path / "several"
+    for folder, profiles in ((plain, []), (several, [{"batch": [32, 64, 64]}, {"image_px": [512, 512, 2048]}])):
+        folder.mkdir()
+        options = Options.model_validate({"compute_capability": ["sm86"], "profiles": profiles})
+        backends.build("tensorrt_rtx", options, graphs("fp32"), "fp32", folder)
+    assert trt is not None
+    assert (several / "engine-sm86.trt").stat().st_size != (plain / "engine-sm86.trt").stat().st_size
+    assert len(read_json(several / "engine.json")["options"]["profiles"]) == 2
+
+
+def test_an_engine_is_said_to_be_not_reproducible(engines: Callable[[str, str], Path]) -> None:
+    assert read_json(engines("tensorrt_rtx", "fp32") / "engine.json")["reproducible"] is False
+
+
+def test_what_is_wrong_with_a_plan_is_named() -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx")
+    runtime = trt.Runtime(_nvidia.logger(trt, _nvidia.Log()))
+    assert _nvidia_runner.diagnosis(trt, runtime, b"x" * 1000) == ": malformed engine"
 
 
 def test_ctrl_c_ends_a_build(graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 from toy_data import Prepared
 
 from tlcompile import progress, registry
+from tlcompile.artifacts import Labels
 from tlcompile.data import prepare
 from tlcompile.errors import DataError
 from tlcompile.recipe.tables import DataTable
@@ -22,16 +23,22 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prepared]:
-    """`run(source, kind, seed=…, table={…}, **options)`: the data stage as the pipeline calls it."""
+    """`run(source, kind, seed=…, table={…}, learns=…, **options)`: the data stage as the pipeline calls it."""
 
     def call(
-        source: str, kind: str, *, seed: int = 17, table: dict[str, Any] | None = None, **options: Any
+        source: str,
+        kind: str,
+        *,
+        seed: int = 17,
+        table: dict[str, Any] | None = None,
+        learns: Labels = "class",
+        **options: Any,
     ) -> Prepared:
         module = registry.load("data", source)
         folder = tmp_path_factory.mktemp("splits")
         task = DataTable(task=f"{kind}-classification", source=source, **(table or {}))
         options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
-        prepare(module, module.Options(**options), task, kind, seed, folder)
+        prepare(module, module.Options(**options), task, kind, seed, folder, learns)
         return Prepared(folder)
 
     return call

@@ -65,7 +65,7 @@ def test_data_json_says_all_that_the_doors_promise(tmp_path: Path, run: Run) -> 
     done = run("folder", "image", path=class_folders(tmp_path, {"a": 20, "b": 20}), table={"calibration": 8})
     info = done.info
     assert list(info) == [
-        "kind", "task", "source", "classes", "counts", "split_by", "calibration", "notes", "skipped"
+        "kind", "task", "labels", "source", "classes", "sizes", "counts", "split_by", "calibration", "notes", "skipped"
     ]  # fmt: skip
     assert (info["kind"], info["task"], info["source"]) == ("image", "image-classification", "folder")
     assert info["classes"] == ["a", "b"]

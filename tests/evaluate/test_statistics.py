@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
-from tlcompile.evaluate.statistics import Drop, bootstrap_interval, mcnemar, paired_drop, score, upper_limit
+from tlcompile.evaluate.statistics import (
+    Drop,
+    MeanDrop,
+    bootstrap_interval,
+    mcnemar,
+    mean_drop,
+    paired_drop,
+    score,
+    student,
+    upper_limit,
+)
 
 ALPHAS = st.floats(0.001, 0.4)
 COUNTS = st.integers(0, 200)
@@ -108,3 +119,82 @@ def test_pairs_are_counted_by_who_is_right(pairs: list[tuple[bool, bool]]) -> No
     assert found.drop == pytest.approx(reference.mean() - candidate.mean())
     assert found.p_different == mcnemar(found.b, found.c)
     assert found.upper == upper_limit(found.b, found.c, found.n, 0.05)
+
+
+def lost_labels(rng: np.random.Generator, n: int, margin: float) -> np.ndarray:
+    """Differences of shares of 5 labels: each lost a little more often than won."""
+    return (rng.binomial(5, margin + 0.01, n) - rng.binomial(5, 0.01, n)) / 5
+
+
+def lost_examples(rng: np.random.Generator, n: int, margin: float) -> np.ndarray:
+    """Few examples lose all their labels: the most skewed that shares can be."""
+    return (rng.random(n) < margin + 0.002).astype(float) - (rng.random(n) < 0.002)
+
+
+def squared_errors(rng: np.random.Generator, n: int, margin: float) -> np.ndarray:
+    """Differences of squared errors, heavy-tailed: a reference of R² 0.8, a candidate with further errors."""
+    e, more = rng.standard_t(5, (2, n)) * np.sqrt(3 / 5)
+    e, more = e * np.sqrt(0.2), more * np.sqrt(margin)
+    return (e + more) ** 2 - e**2
+
+
+@pytest.mark.parametrize("world", [lost_labels, lost_examples, squared_errors])
+@pytest.mark.parametrize(("n", "margin"), [(100, 0.05), (200, 0.02), (1000, 0.01)])
+def test_scores_exactly_at_the_margin_pass_hardly_more_often_than_the_risk_taken(
+    world: Callable[..., np.ndarray], n: int, margin: float
+) -> None:
+    rng = np.random.default_rng(0)
+    passed = np.mean([mean_drop(world(rng, n, margin), np.zeros(n), 0.05).upper < margin for _ in range(2000)])
+    assert passed <= 0.06
+
+
+@pytest.mark.parametrize("world", [lost_labels, lost_examples, squared_errors])
+def test_scores_without_a_drop_are_shown_to_be_within_the_margin_by_enough_examples(
+    world: Callable[..., np.ndarray],
+) -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(world(rng, 3000, 0.005), world(rng, 3000, 0.005)) for _ in range(200)]
+    assert np.mean([mean_drop(one, other, 0.05).upper < 0.02 for one, other in pairs]) > 0.9
+
+
+def test_scores_that_never_differ_are_not_shown_to_be_equal_by_few_examples() -> None:
+    few, many = (mean_drop(np.ones(n), np.ones(n), 0.05) for n in (20, 2000))
+    assert few.b == few.c == few.drop == 0
+    assert few.upper > 0.05
+    assert many.upper < 0.002
+    assert few.p_different == many.p_different == 1
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_equal_scores_are_called_different_hardly_more_often_than_the_risk_taken(n: int) -> None:
+    rng = np.random.default_rng(0)
+    draws = [squared_errors(rng, n, 0.02) - squared_errors(rng, n, 0.02) for _ in range(2000)]
+    assert np.mean([mean_drop(d, np.zeros(n), 0.05).p_different < 0.05 for d in draws]) <= 0.06
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=60), st.floats(0.01, 0.3))
+def test_the_limit_of_a_mean_drop_is_above_it_and_tighter_with_more_risk(values: list[float], alpha: float) -> None:
+    scores = np.array(values)
+    found = mean_drop(scores, np.zeros(len(scores)), alpha)
+    assert found.drop == pytest.approx(scores.mean())
+    assert found.upper > found.mean
+    assert mean_drop(scores, np.zeros(len(scores)), alpha / 2).upper > found.upper
+    assert (found.b, found.c) == (int((scores > 1e-3).sum()), int((scores < -1e-3).sum()))
+
+
+@pytest.mark.parametrize(("p", "freedom"), [(0.95, 5), (0.95, 30), (0.99, 10), (0.995, 200)])
+def test_quantiles_of_student_are_near_scipy_s(p: float, freedom: int) -> None:
+    assert student(p, freedom) == pytest.approx(t.ppf(p, freedom), rel=0.02)
+
+
+def test_scores_and_outcomes_take_their_own_test() -> None:
+    outcomes = np.array([True, False, True])
+    assert isinstance(paired_drop(outcomes, outcomes, 0.05), Drop)
+    assert isinstance(paired_drop(outcomes.astype(float), outcomes.astype(float), 0.05), MeanDrop)
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_the_bootstrap_interval_of_scores_covers_their_mean_as_often_as_it_says(n: int) -> None:
+    rng = np.random.default_rng(0)
+    intervals = [bootstrap_interval(rng.exponential(size=n), resamples=300, seed=i) for i in range(200)]
+    assert 0.9 <= np.mean([low <= 1 <= high for low, high in intervals]) <= 0.99

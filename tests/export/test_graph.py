@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.tiny import MODEL, bert
+from tlcompile.artifacts import Target
 from tlcompile.errors import TlcompileError
 from tlcompile.export.golden import choose
 from tlcompile.export.graph import assemble, save, torch_outputs
@@ -77,3 +78,23 @@ def test_golden_examples_go_round_the_classes() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2])
     assert [int(labels[i]) for i in choose(labels, 6)] == [0, 1, 2, 0, 1, 0]
     assert len(choose(labels, 100)) == 7
+
+
+@pytest.mark.parametrize(
+    ("activation", "target", "answer"),
+    [("sigmoid", None, "probabilities"), ("identity", Target("price", 5000.0, 20.0), "values")],
+)
+def test_the_answer_is_computed_in_the_graph_as_the_task_says(
+    activation: str, target: Target | None, answer: str, tmp_path: Path
+) -> None:
+    network, path = image_network(), tmp_path / "m.onnx"
+    save(assemble(to_onnx(network, "torchscript", 18, path), network, 18, activation, target), path)
+    found = onnxruntime.InferenceSession(path)
+    feed = {"image": np.random.default_rng(0).integers(0, 256, (3, 24, 32, 3), dtype=np.uint8)}
+    expected = torch_outputs(network, list(feed["image"]), [feed], activation, target)[0]
+    logits, answers = found.run(["logits", answer], feed)
+    assert set(expected) == {"logits", answer}
+    assert np.abs(answers - expected[answer]).max() < 5e-2
+    wanted = 1 / (1 + np.exp(-logits)) if target is None else logits * target.std + target.mean
+    assert answers == pytest.approx(wanted, rel=1e-5)
+    assert [tuple(o.shape) for o in found.get_outputs()] == [("batch", 3)] * 2

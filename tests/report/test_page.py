@@ -94,3 +94,23 @@ def test_many_classes_and_skipped_files_are_cut_with_a_word(facts: dict[str, Any
     assert "Skipped, 40:" in text
     assert "… and 10 more in report.json." in text
     assert len(text) < 20_000
+
+
+def test_the_headline_figure_has_the_name_of_its_task_everywhere(facts: dict[str, Any]) -> None:
+    text = page({**facts, "metric": "R²", "metrics": {"headline": "R²", "mae": 3.25}}, set())
+    assert "R² 0." in text
+    assert "| R² |" in text
+    assert "val R²" in text
+    assert "The engine that ships, on the same examples: mae 3.25." in text
+    shown = text.split("## Recipe")[0].lower().replace("min_accuracy", "").replace("max_accuracy_drop", "")
+    assert "accuracy" not in shown
+
+
+def test_a_number_is_described_by_its_target_and_its_splits_by_their_sizes(facts: dict[str, Any]) -> None:
+    target = {"name": "price", "mean": 12.5, "std": 3.0}
+    data = {"target": target, "sizes": {"train": 70, "test": 10}, "counts": {"train": {}, "test": {}}}
+    text = page({**facts, "classes": [], "data": data, "confusion": [], "per_class": []}, {"predictions"})
+    assert "The target is `price`: mean 12.5 and standard deviation 3 over train." in text
+    assert "| **all** | 70 | 10 |" in text
+    assert "pictures/predictions.png" in text
+    assert "## Classes" not in text

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tlcompile.report.confusion import draw_confusion
 from tlcompile.report.curves import draw_curves
+from tlcompile.report.predictions import draw_predictions
 from tlcompile.report.scatter import draw_variants
 from tlcompile.report.style import names
 
@@ -81,3 +82,10 @@ def test_nothing_is_drawn_from_nothing(tmp_path: Path) -> None:
     for draw in (draw_variants, draw_curves, draw_confusion):
         assert not draw({}, tmp_path / "x.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pairs", [[[1.0, 1.5], [2.0, 1.8], [3.0, 3.1]], [[2.0, 2.0]]])
+def test_numbers_are_drawn_as_they_are_against_as_they_were_predicted(pairs: list[list[float]], tmp_path: Path) -> None:
+    assert draw_predictions({"predictions": pairs, "data": {"target": {"name": "price"}}}, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 5000
+    assert not draw_predictions({"predictions": []}, tmp_path / "none.png")

@@ -114,6 +114,8 @@ def test_entities_are_capitals_inside_a_sentence_and_numbers(text: str, found: b
 
 
 def test_texts_without_any_entity_are_told_of_once(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
+    seen(network, ["a good film"], mask_tokens=0.1)
+    assert capsys.readouterr().err == ""
     rows = seen(network, ["a good film"], mask_entities=0.9)
     rows += seen(network, ["a good film"], mask_entities=0.9)
     assert capsys.readouterr().err.count("no capitalised word and no number in the training texts") == 1

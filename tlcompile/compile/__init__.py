@@ -4,7 +4,8 @@ A backend is a plug-in module that fits `Backend`. It knows neither tasks nor me
 that answers, so it imports only the standard library, `tlcompile.errors`, `options`, `artifacts`, helpers of this
 folder and the runtime it is named after.
 
-An engine folder holds the backend's own files, `engine.json`, `signature.json` and, for text, `tokenizer.json`.
+An engine folder holds the backend's own files, `engine.json`, `signature.json` and, for text, `tokenizer.json`. Where
+its device may have to build it, the graph lies in it too, as `graph.onnx`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,26 @@ from typing import Any, Protocol, cast
 from tlcompile import registry
 from tlcompile.artifacts import Graph, Runner, Signature, read_json, write_json
 from tlcompile.compile._cpu import cores
+from tlcompile.compile._options import FP32, GRAPH, LATER, is_later, located, refuse_outside_weights
 from tlcompile.compile._told import told
 from tlcompile.errors import BackendMissing, BundleError, Problem, TlcompileError
-from tlcompile.options import Options
+from tlcompile.options import Options, PathText
 
-__all__ = ["Backend", "build", "describe", "device", "dialect", "open_engine", "runs_here", "versions"]
+__all__ = [
+    "FP32",
+    "GRAPH",
+    "Backend",
+    "build",
+    "carried",
+    "describe",
+    "device",
+    "dialect",
+    "is_later",
+    "on_device",
+    "open_engine",
+    "runs_here",
+    "versions",
+]
 
 
 class Backend(Protocol):
@@ -46,7 +62,13 @@ class Backend(Protocol):
         """Write the engine's files into `folder`; return what `engine.json` shall say about them."""
 
     def open(self, folder: Path, options: Any) -> Runner:
-        """Load the engine. Its `run` may be called from several threads at once."""
+        """Load the engine. Its `run` may be called from several threads at once. Where it has `notes`, they are
+        sentences about what is not as it was built, for example nodes that run on the CPU.
+        """
+
+    # Optional: HERE, options that change where an engine is built on the machine that runs it. NOT_IN_KEY, options that
+    # make a build or a start quicker and the engine no other. KEEP_GRAPH = True: engines fit one kind of device, so the
+    # graph goes along. CARRIED, option -> name in the engine folder of a file that goes along to be built with.
 
 
 def _backend(name: str) -> Backend:
@@ -66,12 +88,31 @@ def dialect(backend_name: str, options: Options) -> str:
 
 def runs_here(backend_name: str, options: Options) -> str:
     """'' where an engine with these options runs on this machine as on its device, else the reason in a sentence."""
+    if is_later(options):
+        return LATER
     backend = _backend(backend_name)
     return backend.missing() or backend.runs_here(options)
 
 
 def device(backend_name: str, options: Options) -> dict[str, str]:
-    return _backend(backend_name).device(options)
+    """Facts about the hardware and driver; none where the engine is built on another machine, later."""
+    return {} if is_later(options) else _backend(backend_name).device(options)
+
+
+def on_device(backend_name: str, options: Options, folder: Path) -> Options:
+    """The options to build the engine in `folder` with, on the machine that will run it."""
+    backend = _backend(backend_name)
+    changed: dict[str, Any] = dict(getattr(backend, "HERE", {}))
+    if is_later(options):
+        changed["finalize"] = False
+    for option, name in carried(backend_name).items():
+        changed[option] = PathText(str((folder / name).absolute()), Path()) if (folder / name).is_file() else None
+    return options.model_copy(update=changed)
+
+
+def carried(backend_name: str) -> dict[str, str]:
+    """Option -> name in the engine folder of a file that goes along to be built with."""
+    return dict(getattr(_backend(backend_name), "CARRIED", {}))
 
 
 def versions(backend_name: str) -> dict[str, str]:
@@ -91,21 +132,17 @@ def build(backend_name: str, options: Options, graph: Graph, variant: str, folde
     """Compile `graph` into the empty `folder`. `variant` is the graph's precision in a word, e.g. `int8`."""
     import shutil
 
-    backend = _installed(backend_name)
-    try:
-        facts = backend.build(graph, options, folder)
-    except TlcompileError:
-        raise
-    except Exception as error:  # runtimes raise classes of their own, often bare RuntimeError
-        raise TlcompileError(Problem(backend_name, f"the build failed: {told(error)}")) from error
-    why_not = backend.runs_here(options)
+    facts = _built(backend_name, options, graph, folder)
+    if _goes_along(backend_name, options, variant) and not (folder / GRAPH).exists():
+        shutil.copyfile(graph.model, folder / GRAPH)
+    why_not = runs_here(backend_name, options)
     engine = {
         **facts,
         "backend": backend_name,
         "options": options.model_dump(mode="json"),
         "variant": variant,
         "versions": versions(backend_name),
-        "device": backend.device(options),
+        "device": device(backend_name, options),
         "runs_here": not why_not,
         "why_not": why_not,
     }
@@ -115,11 +152,44 @@ def build(backend_name: str, options: Options, graph: Graph, variant: str, folde
             shutil.copyfile(graph.folder / name, folder / name)
 
 
+def _built(backend_name: str, options: Options, graph: Graph, folder: Path) -> dict[str, Any]:
+    """What the backend says of the engine that it wrote into `folder`; its errors become ours."""
+    try:
+        refuse_outside_weights(graph.model)
+        if is_later(options):
+            for option, name in carried(backend_name).items():
+                _take_along(getattr(options, option), folder / name)
+            return {}
+        return _installed(backend_name).build(graph, options, folder)
+    except TlcompileError:
+        raise
+    except Exception as error:  # runtimes raise classes of their own, often bare RuntimeError
+        raise TlcompileError(Problem(backend_name, f"the build failed: {told(error)}")) from error
+
+
+def _goes_along(backend_name: str, options: Options, variant: str) -> bool:
+    """Whether the graph lies with its engine, which may have to be built where it runs.
+
+    An fp32 engine is built anew from the bundle's graph. One that waits has its own: variants are compared by size.
+    """
+    rebuilds = getattr(options, "fallback", "") == "rebuild" and getattr(_backend(backend_name), "KEEP_GRAPH", False)
+    return is_later(options) or (rebuilds and variant != FP32)
+
+
+def _take_along(path: str | None, place: Path) -> None:
+    import shutil
+
+    if path is not None and located(path).is_file():
+        shutil.copyfile(located(path), place)
+
+
 def open_engine(folder: Path) -> Runner:
     """The engine in `folder`, ready to run; every feed is checked against its signature first."""
     from tlcompile.compile._feed import Checked
 
     name, backend, options = _read(folder)
+    if is_later(options):
+        raise BundleError(Problem(str(folder), LATER))
     try:
         signature = Signature.from_json(read_json(folder / "signature.json"))
         return Checked(backend.open(folder, options), signature, name)
@@ -131,9 +201,9 @@ def open_engine(folder: Path) -> Runner:
 
 def describe(folder: Path) -> dict[str, Any]:
     """What the engine in `folder` runs with here: `backend`, CPU `threads` (None: not its choice) and `device`."""
-    name, backend, options = _read(folder)
+    name, _, options = _read(folder)
     threads = getattr(options, "threads", None)
-    return {"backend": name, "threads": cores() if threads == 0 else threads, "device": backend.device(options)}
+    return {"backend": name, "threads": cores() if threads == 0 else threads, "device": device(name, options)}
 
 
 def _read(folder: Path) -> tuple[str, Backend, Options]:

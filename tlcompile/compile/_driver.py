@@ -9,12 +9,9 @@ from __future__ import annotations
 import ctypes
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tlcompile.errors import Problem, TlcompileError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _POINTER, _SIZE, _ADDRESS = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64
@@ -34,7 +31,16 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "cuMemFree_v2": (_ADDRESS,),
     "cuMemcpyHtoDAsync_v2": (_ADDRESS, _POINTER, _SIZE, _POINTER),
     "cuMemcpyDtoHAsync_v2": (_POINTER, _ADDRESS, _SIZE, _POINTER),
+    "cuMemHostAlloc": (_OUT_POINTER, _SIZE, ctypes.c_uint),
+    "cuMemFreeHost": (_POINTER,),
+    "cuStreamBeginCapture_v2": (_POINTER, ctypes.c_int),
+    "cuStreamEndCapture": (_POINTER, _OUT_POINTER),
+    "cuGraphInstantiateWithFlags": (_OUT_POINTER, _POINTER, ctypes.c_ulonglong),
+    "cuGraphLaunch": (_POINTER, _POINTER),
+    "cuGraphExecDestroy": (_POINTER,),
+    "cuGraphDestroy": (_POINTER,),
 }
+_CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
 
 
 class Gpu:
@@ -96,12 +102,41 @@ class Gpu:
     def free(self, address: int) -> None:
         self._call("cuMemFree_v2", address)
 
-    def copy_in(self, address: int, array: np.ndarray, stream: int) -> None:
-        """Contiguous `array` -> device; it must live until `wait`."""
-        self._call("cuMemcpyHtoDAsync_v2", address, array.ctypes.data, array.nbytes, stream)
+    def pin(self, size: int) -> int:
+        """Address of `size` bytes of host memory that the GPU copies from and to without an intermediate copy."""
+        address = ctypes.c_void_p()
+        self._call("cuMemHostAlloc", ctypes.byref(address), size, 0)
+        return address.value or 0
 
-    def copy_out(self, array: np.ndarray, address: int, stream: int) -> None:
-        self._call("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, stream)
+    def unpin(self, address: int) -> None:
+        self._call("cuMemFreeHost", address)
+
+    def copy_in(self, address: int, pinned: int, size: int, stream: int) -> None:
+        """Host -> device."""
+        self._call("cuMemcpyHtoDAsync_v2", address, pinned, size, stream)
+
+    def copy_out(self, pinned: int, address: int, size: int, stream: int) -> None:
+        self._call("cuMemcpyDtoHAsync_v2", pinned, address, size, stream)
+
+    def record(self, stream: int) -> None:
+        """From now on what is put on `stream` is recorded and not run."""
+        self._call("cuStreamBeginCapture_v2", stream, _CAPTURE_THREAD_LOCAL)
+
+    def recorded(self, stream: int) -> int:
+        """End the recording: a graph that `replay` runs."""
+        graph, runnable = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamEndCapture", stream, ctypes.byref(graph))
+        try:
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(runnable), graph, 0)
+        finally:
+            self._call("cuGraphDestroy", graph)
+        return runnable.value or 0
+
+    def replay(self, graph: int, stream: int) -> None:
+        self._call("cuGraphLaunch", graph, stream)
+
+    def forget(self, graph: int) -> None:
+        self._call("cuGraphExecDestroy", graph)
 
 
 def _kernel_driver() -> str:

@@ -71,6 +71,11 @@ class Checked:
         self.signature = signature
         self.backend = backend
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the backend says is not as it was built; a backend need not say anything."""
+        return tuple(getattr(self._runner, "notes", ()))
+
     def run(self, feed: Feed) -> Feed:
         if self._runner is None:
             raise TlcompileError(Problem(self.backend, "this engine was closed"))

@@ -9,19 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import ConfigDict, Strict, field_validator
-
-from tlcompile.artifacts import Signature, TextSpec
 from tlcompile.compile._told import told_by_tensorrt
 from tlcompile.errors import Problem, TlcompileError
-from tlcompile.options import Field
-from tlcompile.options import Options as BaseOptions
 
 if TYPE_CHECKING:
     import tensorrt as stubs
 
+    from tlcompile.compile._profiles import Shapes
     from tlcompile.progress import Bar
 
     class TensorRT(Protocol):
@@ -34,58 +30,19 @@ if TYPE_CHECKING:
         ILogger: type[stubs.ILogger]
         IProgressMonitor: type[stubs.IProgressMonitor]
         LayerInformationFormat: type[stubs.LayerInformationFormat]
+        LayerType: type[stubs.LayerType]
         MemoryPoolType: type[stubs.MemoryPoolType]
         NetworkDefinitionCreationFlag: type[stubs.NetworkDefinitionCreationFlag]
         OnnxParser: type[stubs.OnnxParser]
+        OnnxParserRefitter: type[stubs.OnnxParserRefitter]
         ProfilingVerbosity: type[stubs.ProfilingVerbosity]
+        Refitter: type[stubs.Refitter]
         Runtime: type[stubs.Runtime]
         TensorIOMode: type[stubs.TensorIOMode]
+        TimingCacheKey: type[stubs.TimingCacheKey]
+        TimingCacheValue: type[stubs.TimingCacheValue]
 
         nptype: Callable[[stubs.DataType], Any]
-
-
-Range = tuple[int, int, int]
-Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]  # input -> minimum, best, maximum
-_Range = Annotated[Range, Strict(False)]
-_MIN_MAX = "[minimum, the one to be fastest at, maximum]"
-
-
-class ProfileOptions(BaseOptions):
-    """The ranges of shapes that an engine accepts. A feed outside of them is refused with a sentence."""
-
-    model_config = ConfigDict(defer_build=True)  # their schemas are made when a recipe names them
-
-    batch: _Range = Field((1, 1, 32), description=f"examples of one call: {_MIN_MAX}")
-    image_px: _Range = Field((1, 256, 1024), description=f"height and width of raw images: {_MIN_MAX}")
-    tokens: _Range | None = Field(
-        None, description=f"tokens of a text: {_MIN_MAX}; [1, at most 64, the model's limit] where not given"
-    )
-    tf32: bool = Field(False, description="let fp32 products be rounded to TF32 (10 bits of mantissa): faster")
-
-    @field_validator("batch", "image_px", "tokens")
-    @classmethod
-    def _ordered(cls, value: Range | None) -> Range | None:
-        if value is not None and not 1 <= value[0] <= value[1] <= value[2]:
-            raise ValueError(f"expected 1 <= minimum <= best <= maximum, found {list(value)}")
-        return value
-
-
-def shapes(options: ProfileOptions, signature: Signature) -> Shapes:
-    """The smallest, best and largest shape of every input of the graph."""
-    ranges = {"batch": options.batch, "height": options.image_px, "width": options.image_px}
-    if isinstance(signature.spec, TextSpec):
-        limit = signature.spec.max_length
-        ranges["tokens"] = options.tokens or (1, min(64, limit), limit)
-    found: Shapes = {}
-    for tensor in signature.inputs:
-        if unknown := [size for size in tensor.shape if isinstance(size, str) and size not in ranges]:
-            what = f"no range is known for its dimension '{unknown[0]}'"
-            raise TlcompileError(Problem(f"input '{tensor.name}'", what))
-        low, best, high = (
-            tuple(size if isinstance(size, int) else ranges[size][at] for size in tensor.shape) for at in range(3)
-        )
-        found[tensor.name] = (low, best, high)
-    return found
 
 
 class Log:
@@ -164,18 +121,19 @@ class Network:
         return Problem(self.backend, f"{where} can't be compiled: {told_by_tensorrt(error.desc())}")
 
     def build(
-        self, label: str, shapes: Shapes, tf32: bool, configure: Callable[[stubs.IBuilderConfig], None]
+        self, label: str, profiles: list[Shapes], tf32: bool, configure: Callable[[stubs.IBuilderConfig], None]
     ) -> stubs.IHostMemory:
-        """One plan. `configure` sets what is peculiar to the library."""
+        """One plan that accepts what `profiles` do. `configure` sets what is peculiar to the library."""
         from tlcompile import progress
 
         config = self.builder.create_builder_config()
         config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED
         (config.set_flag if tf32 else config.clear_flag)(self.trt.BuilderFlag.TF32)
-        profile = self.builder.create_optimization_profile()
-        for name, (low, best, high) in shapes.items():
-            profile.set_shape(name, *(self.trt.Dims(list(sizes)) for sizes in (low, best, high)))
-        config.add_optimization_profile(profile)
+        for shapes in profiles:
+            profile = self.builder.create_optimization_profile()
+            for name, (low, best, high) in shapes.items():
+                profile.set_shape(name, *(self.trt.Dims(list(sizes)) for sizes in (low, best, high)))
+            config.add_optimization_profile(profile)
         configure(config)
         self.log.errors.clear()
         with progress.bar(f"{self.backend} {label}") as bar:
@@ -187,6 +145,11 @@ class Network:
         if plan is None:
             raise TlcompileError(self.log.problem(self.backend, f"{label}: the build failed"))
         return plan
+
+    def quantized(self) -> bool:
+        """Whether the graph has Q/DQ nodes."""
+        layers = (self.definition.get_layer(i) for i in range(self.definition.num_layers))
+        return any(layer.type == self.trt.LayerType.QUANTIZE for layer in layers)
 
 
 def layers_of_log(log: Log) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
 """OpenVINO: the graph as its IR (`model.xml`, `model.bin`), compiled for the device while it is loaded.
 
 On a CPU floating-point layers run in f32 unless the recipe says otherwise: bf16, OpenVINO's own choice on CPUs that
-have it, would make the numbers depend on the machine.
+have it, would make the numbers depend on the machine. `engine.json` says what the device settled on.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 import threading
 from collections import Counter
@@ -16,13 +17,17 @@ from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import field_validator, model_validator
+
 from tlcompile.artifacts import Graph
 from tlcompile.compile import _cpu
-from tlcompile.errors import BackendMissing, Problem, one_of
-from tlcompile.options import Field
-from tlcompile.options import Options as BaseOptions
+from tlcompile.compile._options import EngineOptions, located
+from tlcompile.errors import BackendMissing, Problem, nearest, one_of
+from tlcompile.options import Field, RecipePath
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import openvino
 
     from tlcompile.artifacts import Feed
@@ -30,15 +35,45 @@ if TYPE_CHECKING:
 PACKAGES = ("openvino",)
 
 
-class Options(BaseOptions):
-    device: Literal["CPU", "GPU", "NPU", "AUTO"] = Field("CPU", description="who runs it; AUTO: the best one present")
+_DEVICES = ("CPU", "GPU", "NPU", "AUTO")
+_FACTS = (
+    "FULL_DEVICE_NAME", "EXECUTION_DEVICES", "PERFORMANCE_HINT", "NUM_STREAMS", "INFERENCE_NUM_THREADS",
+    "INFERENCE_PRECISION_HINT", "OPTIMAL_NUMBER_OF_INFER_REQUESTS",
+)  # fmt: skip
+
+NOT_IN_KEY = ("cache",)
+
+
+class Options(EngineOptions):
+    device: str = Field("CPU", description="who runs it: CPU, GPU, GPU.1 for the second one, NPU; AUTO: the best here")
     hint: Literal["latency", "throughput"] = Field("latency", description="what the device is set up for")
+    streams: int = Field(0, ge=0, description="runs that the device works on side by side; 0 = as the hint wants")
     threads: int = Field(0, ge=0, description="CPU threads; 0 = one a physical core")
     precision: Literal["auto", "f32", "bf16", "f16"] = Field(
         "auto", description="arithmetic of the layers that are not quantized; auto: f32 on a CPU, else the device's own"
     )
-    weights: Literal["f32", "f16"] = Field("f32", description="how floating-point weights are stored")
+    weights: Literal["f32", "f16"] = Field(
+        "f32", description="how floating-point weights are stored; f16: half the size, products are still in precision"
+    )
+    cache: RecipePath | None = Field(
+        None, description="folder of the device for compiled networks: the second start is quicker; made where needed"
+    )
     isa: _cpu.Isa = Field("auto", description="instruction set of the CPU that will run it; auto = this machine's")
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in _DEVICES or re.fullmatch(r"(GPU|NPU)\.\d+", name):
+            return name
+        near = nearest(name.upper().partition(".")[0], _DEVICES)
+        guess = f"; did you mean '{near}'?" if near else ""
+        raise ValueError(f"'{name}' is no device: expected {one_of(_DEVICES)}, with a number as in 'GPU.1'{guess}")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.threads and self.device not in ("CPU", "AUTO"):
+            raise ValueError(f"threads are those of a CPU, and the device is {self.device}")
+        return self
 
 
 def dialect(options: Options) -> str:
@@ -59,7 +94,7 @@ def _library() -> ModuleType:
 
 def _no_device(options: Options) -> str:
     available = _library().Core().available_devices
-    if options.device == "AUTO" or any(name.split(".")[0] == options.device for name in available):
+    if options.device in ("AUTO", *available) or any(name.split(".")[0] == options.device for name in available):
         return ""
     return f"OpenVINO sees no {options.device} here, only {one_of(available)}"
 
@@ -85,7 +120,23 @@ def build(graph: Graph, options: Options, folder: Path) -> dict[str, Any]:
         if operation.get_friendly_name() == operation.get_name():  # counted by process: two builds would differ
             operation.set_friendly_name(f"{operation.get_type_name()}_{index}")
     library.save_model(model, folder / "model.xml", compress_to_fp16=options.weights == "f16")
-    return {} if _no_device(options) else {"layers": _precisions(_compile(folder, options))}
+    if _no_device(options):
+        return {}
+    compiled = _compile(folder, options)
+    return {"layers": _precisions(compiled), "settled": _settled(compiled)}
+
+
+def _settled(compiled: openvino.CompiledModel) -> dict[str, str]:
+    """What the device made of the hints: streams, threads, precision."""
+    known = compiled.get_property("SUPPORTED_PROPERTIES")
+    return {name.lower(): _spelt(compiled.get_property(name)) for name in _FACTS if name in known}
+
+
+def _spelt(value: Any) -> str:
+    """A property without the punctuation of its Python class: `PerformanceMode.LATENCY` and `<Type: 'float32'>`."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_spelt, value))
+    return re.sub(r"^\w+\.|^<Type: '|'>$", "", str(value))
 
 
 def _precisions(compiled: openvino.CompiledModel) -> dict[str, int]:
@@ -102,9 +153,13 @@ def _precisions(compiled: openvino.CompiledModel) -> dict[str, int]:
 def _compile(folder: Path, options: Options) -> openvino.CompiledModel:
     if reason := _no_device(options):
         raise BackendMissing(Problem("openvino", reason))
-    settings = {"PERFORMANCE_HINT": options.hint.upper()}
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": options.hint.upper()}
     if options.device == "CPU":
         settings["INFERENCE_NUM_THREADS"] = str(options.threads or _cpu.cores())
+    if options.streams:
+        settings["NUM_STREAMS"] = str(options.streams)
+    if options.cache is not None:
+        settings["CACHE_DIR"] = str(located(options.cache))
     precision = "f32" if options.precision == "auto" and options.device == "CPU" else options.precision
     if precision != "auto":
         settings["INFERENCE_PRECISION_HINT"] = precision

@@ -35,13 +35,15 @@ class ArrowTable:
 
     @cached_property
     def class_names(self) -> dict[str, tuple[str, ...]]:
-        """Names of the columns of Hugging Face's type ClassLabel."""
+        """Names of the columns of Hugging Face's type ClassLabel, and of lists of them."""
         metadata = (self.schema.metadata or {}).get(b"huggingface", b"{}")
         features = json.loads(metadata).get("info", {}).get("features", {})
         return {
-            name: tuple(feature["names"])
+            name: tuple(found["names"])
             for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+            if isinstance(feature, dict)
+            for found in [feature.get("feature", feature)]  # of a list, what its elements are
+            if isinstance(found, dict) and found.get("_type") == "ClassLabel" and found.get("names")
         }
 
     def rows(self, columns: Sequence[str], problems: Problems) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -81,4 +83,8 @@ def _kind(kind: pa.DataType) -> ColumnKind:
         return "image"
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return "text"
+    if types.is_floating(kind) or types.is_decimal(kind):
+        return "number"
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return "list"
     return "integer" if types.is_integer(kind) or types.is_boolean(kind) else "other"

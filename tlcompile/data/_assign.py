@@ -4,7 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 
+from tlcompile.artifacts import Labels
+
 _ROLES = {"split": 0, "calibration": 1}
+_BINS = 10
+
+
+def strata(labels: np.ndarray, kind: Labels, least: int) -> tuple[np.ndarray, int]:
+    """(stratum of each example int64 [n], their number): what splits shall hold in equal shares.
+
+    One class: the class. Several classes: the rarest of an example's, one more stratum for those without any. A number:
+    its tenth of the range of ranks, fewer bins where there are few examples. Of the last two, strata of fewer than
+    `least` examples are put together.
+    """
+    if kind == "class":
+        return labels, int(labels.max(initial=-1)) + 1
+    if kind == "classes":
+        counts = labels.sum(0, dtype=np.int64)
+        rarity = np.where(labels > 0, counts, len(labels) + 1)
+        found = np.where(labels.any(1), rarity.argmin(1), labels.shape[1])
+    else:
+        bins = max(1, min(_BINS, len(labels) // (2 * least)))
+        edges = np.quantile(labels, np.arange(1, bins) / bins)
+        found = np.searchsorted(edges, labels, side="right")
+    counts = np.bincount(found)
+    found = np.where(counts[found] < least, len(counts), found)
+    return np.unique(found, return_inverse=True)[1], len(np.unique(found))
 
 
 def _shuffled(labels: np.ndarray, label: int, seed: int, role: str) -> np.ndarray:
@@ -16,7 +41,7 @@ def _shuffled(labels: np.ndarray, label: int, seed: int, role: str) -> np.ndarra
 def assign(labels: np.ndarray, shares: dict[int, float], classes: int, seed: int) -> np.ndarray:
     """The target of each example, uint8 [n]: the keys of `shares`, whose first takes what rounding leaves.
 
-    Each class is cut by the shares, rounded, with at least one example a target; a class needs `len(shares)` examples.
+    Each class is cut by the shares, rounded, with at least one example a target where it has `len(shares)` examples.
     """
     first, *others = shares
     total = sum(shares.values())
@@ -26,7 +51,7 @@ def assign(labels: np.ndarray, shares: dict[int, float], classes: int, seed: int
         start = 0
         for rank, target in enumerate(others, 1):
             spare = len(positions) - start - (len(shares) - rank)  # keep one for each target to come, and for first
-            count = min(max(1, round(len(positions) * shares[target] / total)), spare)
+            count = max(0, min(max(1, round(len(positions) * shares[target] / total)), spare))
             targets[positions[start : start + count]] = target
             start += count
     return targets

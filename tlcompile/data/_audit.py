@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,11 +55,15 @@ def aligned(source: Source, split: str) -> Iterator[Example]:
     labels = source.labels[split]
     row = 0
     for row, example in enumerate(source.read(split), 1):
-        if row > len(labels) or example.label != labels[row - 1]:
+        if row > len(labels) or not _equal(example.label, labels[row - 1]):
             raise DataError(Problem(source.where, f"changed while it was read, at '{example.id}'"))
         yield example
     if row != len(labels):
         raise DataError(Problem(source.where, f"changed while it was read: {len(labels)} examples before, {row} now"))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(one == other) if np.ndim(other) == 0 else bool((one == other).all())
 
 
 def _checked(examples: Iterable[Example]) -> Iterator[tuple[str, Size | str]]:

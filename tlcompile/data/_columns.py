@@ -8,16 +8,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Strict
 
+from tlcompile.artifacts import Labels
 from tlcompile.errors import DataError, Problem, nearest
 from tlcompile.options import Field, NameList, Options
 
-ColumnKind = Literal["text", "integer", "image", "other"]
+ColumnKind = Literal["text", "integer", "number", "list", "image", "other"]
 
 _NAMES = {
     "label": ("label", "labels", "class", "category", "target", "intent", "topic", "sentiment", "y"),
+    "labels": ("labels", "label", "classes", "tags", "topics", "categories", "y"),
+    "number": ("target", "value", "label", "score", "rating", "y"),
     "text": ("text", "sentence", "content", "review", "document", "question", "utterance", "query"),
     "image": ("image", "img", "picture", "photo"),
 }
+_LABEL_ROLE = {"class": "label", "classes": "labels", "number": "number"}
+_LABEL_KINDS = {"class": ("text", "integer"), "classes": ("text", "list"), "number": ("number", "integer", "text")}
 
 
 def _as_list(value: Any) -> Any:
@@ -32,6 +37,8 @@ class TextColumns(Options):
 
     text: OneOrMore = Field((), description="column of the text, or several joined by a space; inferred if not given")
     label: str = Field("", description="column of the label; inferred if not given")
+    label_columns: NameList = Field((), description="several labels: columns of 0 and 1, each named after its class")
+    label_separator: str = Field("|", min_length=1, description="what divides several labels in one text")
     class_names: NameList = Field(
         (), description="what the classes are called, in the order of the sorted labels; the labels if not given"
     )
@@ -45,15 +52,20 @@ class ImageColumns(TextColumns):
 
 @dataclass(frozen=True)
 class Choice:
-    """The columns to read. `example` is one image column, or text columns to be joined."""
+    """The columns to read. `example` is one image column, or text columns to be joined; `label` one, or several 0/1."""
 
     example: tuple[str, ...]
-    label: str
+    label: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def choose(
-    columns: Mapping[str, ColumnKind], options: TextColumns, kind: str, where: str, named: Sequence[str] = ()
+    columns: Mapping[str, ColumnKind],
+    options: TextColumns,
+    kind: str,
+    where: str,
+    named: Sequence[str] = (),
+    labels: Labels = "class",
 ) -> Choice:
     """Choose among `columns` (name -> kind); `named` are those whose integers are known to be classes.
 
@@ -62,7 +74,8 @@ def choose(
     notes: list[str] = []
     given = {"text": options.text, "image": _given_image(options)}
     wanted = given.pop(kind)
-    problems = missing((*wanted, *((options.label,) if options.label else ())), columns, where)
+    given_labels = options.label_columns or ((options.label,) if options.label else ())
+    problems = [*missing((*wanted, *given_labels), columns, where), *_both(options, labels, where)]
     problems += [
         Problem(where, f"{role} = ... is given, but the task learns from {kind}s") for role in given if given[role]
     ]
@@ -73,7 +86,7 @@ def choose(
     ]
     if problems:
         raise DataError(*problems)
-    label = options.label or _infer_label(columns, wanted, kind, named, notes)
+    label = given_labels or _infer_label(columns, wanted, named, labels, notes)
     example = wanted or _infer_example(columns, label, kind, notes)
     if example and not label:
         label = _only([c for c in columns if c not in example], "label", "the only other one", notes)
@@ -84,6 +97,14 @@ def choose(
     if problems:
         raise DataError(*problems)
     return Choice(example, label, tuple(notes))
+
+
+def _both(options: TextColumns, labels: Labels, where: str) -> list[Problem]:
+    """What is wrong with `label_columns` beside another key or task."""
+    if not options.label_columns or (labels == "classes" and not options.label):
+        return []
+    what = "is beside label = ...; keep one" if options.label else "is for tasks with several labels an example"
+    return [Problem(where, f"label_columns = [...] {what}")]
 
 
 def _given_image(options: TextColumns) -> tuple[str, ...]:
@@ -103,33 +124,35 @@ def listed(columns: Mapping[str, ColumnKind]) -> str:
     return "its columns are " + ", ".join(f"'{name}' ({kind})" for name, kind in columns.items())
 
 
+Found = tuple[str, ...]
+
+
 def _infer_label(
-    columns: Mapping[str, ColumnKind], taken: Sequence[str], kind: str, named: Sequence[str], notes: list[str]
-) -> str:
-    free = [c for c in columns if c not in taken and columns[c] in ("text", "integer")]
-    found = _by_name(free, "label", notes)
+    columns: Mapping[str, ColumnKind], taken: Sequence[str], named: Sequence[str], labels: Labels, notes: list[str]
+) -> Found:
+    free = [c for c in columns if c not in taken and columns[c] in _LABEL_KINDS[labels]]
+    found = _by_name(free, _LABEL_ROLE[labels], "label", notes)
     return found or _only([c for c in free if c in named], "label", "the only one with class names", notes)
 
 
-def _infer_example(columns: Mapping[str, ColumnKind], label: str, kind: str, notes: list[str]) -> tuple[str, ...]:
-    free = [c for c in columns if c != label and columns[c] == kind]
+def _infer_example(columns: Mapping[str, ColumnKind], label: Sequence[str], kind: str, notes: list[str]) -> Found:
+    free = [c for c in columns if c not in label and columns[c] == kind]
     reason = "the only one with image bytes" if kind == "image" else "the only one with text"
-    found = _only(free, kind, reason, notes) or _by_name(free, kind, notes)
-    return (found,) if found else ()
+    return _only(free, kind, reason, notes) or _by_name(free, kind, kind, notes)
 
 
-def _by_name(columns: Sequence[str], role: str, notes: list[str]) -> str:
+def _by_name(columns: Sequence[str], names: str, role: str, notes: list[str]) -> Found:
     """The column whose name says that it has this role, the plainest name first."""
-    for name in _NAMES[role]:
+    for name in _NAMES[names]:
         for column in columns:
             if column.lower() == name:
                 notes.append(f"column '{column}' is taken as the {role}: by its name")
-                return column
-    return ""
+                return (column,)
+    return ()
 
 
-def _only(columns: Sequence[str], role: str, reason: str, notes: list[str]) -> str:
+def _only(columns: Sequence[str], role: str, reason: str, notes: list[str]) -> Found:
     if len(columns) != 1:
-        return ""
+        return ()
     notes.append(f"column '{columns[0]}' is taken as the {role}: {reason}")
-    return columns[0]
+    return (columns[0],)

@@ -6,18 +6,21 @@ written. So a split is drawn from the good examples alone, and nothing but label
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, Protocol
 
 import numpy as np
 
-from tlcompile.artifacts import write_json
-from tlcompile.data._assign import assign, calibration
+from tlcompile.artifacts import Labels, Target, write_json
+from tlcompile.data._assign import assign, calibration, strata
 from tlcompile.data._audit import Audit, aligned, audit
-from tlcompile.data._source import ALL, SPLITS, Problems, Source, some_of
+from tlcompile.data._checks import check_examples, check_splits, counts
+from tlcompile.data._source import ALL, SPLITS, Source, some_of
 from tlcompile.data._write import SplitWriter
 from tlcompile.errors import DataError, Problem, one_of
 from tlcompile.options import Options
@@ -55,49 +58,79 @@ def prepare(
     kind: Literal["image", "text"],
     seed: int,
     folder: Path,
+    labels: Labels = "class",
 ) -> None:
     """Fill `folder` with the examples that `source_module` brings; DataError lists all that is wrong with them.
 
     The same data, options and seed give the same bytes.
     """
     name = source_module.__name__.rpartition(".")[2]
-    if kind not in source_module.KINDS:
-        brought = one_of(source_module.KINDS)
-        raise DataError(f"source '{name}' brings {brought}; task '{table.task}' learns from '{kind}'")
-    source: Source = source_module.load(options, kind, seed)
-    _check_splits(source)
+    source = load(source_module, options, kind, seed, labels, f"task '{table.task}'")
+    check_splits(source)
     audits = {split: audit(source, split) for split in source.labels}
     plan = _plan(source, table.split)
-    _check_examples(source, audits, plan, table.on_broken)
-    targets = {
-        split: _targets(source.labels[split], audits[split].good, shares, len(source.classes), seed)
+    check_examples(source, audits, plan, table.on_broken, labels)
+    where = {
+        split: _targets(source.labels[split], audits[split].good, shares, labels, seed)
         for split, shares in plan.items()
     }
-    written = _write(source, audits, targets, kind, folder)
+    written = {
+        split: np.concatenate([source.labels[part][where[part] == index] for part in where])
+        for index, split in enumerate(SPLITS)
+    }
+    target = _target(source, written, labels)
+    width = len(source.classes) if labels == "classes" else 0
+    _write(source, audits, where, [partial(SplitWriter, folder / f"{s}.arrow", kind, width, target) for s in SPLITS])
     write_json(
         folder / "data.json",
         {
             "kind": kind,
             "task": table.task,
+            "labels": labels,
             "source": name,
             "classes": list(source.classes),
-            "counts": {split: _counts(labels, source.classes) for split, labels in written.items()},
+            **({"target": asdict(target)} if target else {}),
+            "sizes": {split: len(found) for split, found in written.items()},
+            "counts": {split: counts(found, source.classes, labels) for split, found in written.items()},
             "split_by": _split_by(plan),
-            "calibration": calibration(written["train"], table.calibration, len(source.classes), seed),
-            "notes": [*source.notes, *_absent(written, source.classes)],
+            "calibration": _calibration(written["train"], table.calibration, labels, seed),
+            "notes": [*source.notes, *_absent(written, source.classes, labels)],
             "skipped": [{"id": i, "why": why} for a in audits.values() for i, why in a.broken],
         },
     )
 
 
-def _check_splits(source: Source) -> None:
-    """Whether there is enough to look at the examples at all."""
-    total = sum(len(labels) for labels in source.labels.values())
-    if not total:
-        raise DataError(Problem(source.where, "no examples were found"))
-    if ALL not in source.labels and not len(source.labels.get("train", ())):
-        found = some_of(split for split, labels in source.labels.items() if len(labels))
-        raise DataError(Problem(source.where, f"has no training examples, only {found}"))
+def load(source_module: ModuleType, options: Options, kind: str, seed: int, labels: Labels, asker: str) -> Source:
+    """What the source brings; DataError where it brings other examples or labels than `asker` learns from."""
+    name = source_module.__name__.rpartition(".")[2]
+    if kind not in source_module.KINDS:
+        raise DataError(f"source '{name}' brings {one_of(source_module.KINDS)}; {asker} learns from '{kind}'")
+    known = getattr(source_module, "LABELS", ("class",))
+    if labels not in known:
+        words = {"class": "one class", "classes": "several classes", "number": "a number"}
+        brought = one_of(words[known_one] for known_one in known)
+        raise DataError(f"source '{name}' brings {brought} for each example; {asker} learns '{words[labels]}'")
+    source: Source = source_module.load(options, kind, seed, *([] if labels == "class" else [labels]))
+    return source
+
+
+def _target(source: Source, written: Mapping[str, np.ndarray], labels: Labels) -> Target | None:
+    """The number's name, mean and standard deviation over train; DataError where it is constant in a split."""
+    if labels != "number":
+        return None
+    problems = [
+        Problem(source.where, f"'{source.target}' is the same number in all {len(found)} examples of {split}")
+        for split, found in written.items()
+        if found.min() == found.max()
+    ]
+    if problems:
+        raise DataError(*problems)
+    return Target(source.target, float(written["train"].mean()), float(written["train"].std()))
+
+
+def _calibration(labels: np.ndarray, size: int, kind: Labels, seed: int) -> list[int]:
+    groups, count = strata(labels, kind, 1)
+    return calibration(groups, size, count, seed)
 
 
 def _plan(source: Source, shares: Shares) -> dict[str, dict[int, float]]:
@@ -109,86 +142,31 @@ def _plan(source: Source, shares: Shares) -> dict[str, dict[int, float]]:
     return {ALL if ALL in source.labels else "train": rest, **plan}
 
 
-def _check_examples(
-    source: Source, audits: Mapping[str, Audit], plan: Mapping[str, Mapping[int, float]], on_broken: str
-) -> None:
-    """DataError with every class and split that is too small and, unless they are skipped, every broken example."""
-    stop = on_broken == "error"
-    good = {split: a.good | stop for split, a in audits.items()}
-    problems = [*_class_problems(source, good, plan)]
-    given = [split for split, shares in plan.items() if len(shares) == 1]
-    problems += [Problem(source.where, f"{split} has no examples") for split in given if not good[split].any()]
-    broken = Problems()
-    for audited in audits.values() if stop else ():
-        for where, why in audited.broken:
-            broken.add(where, why)
-    problems += broken.listed()
-    if broken.count:
-        total = sum(len(labels) for labels in source.labels.values())
-        advice = 'mend or remove them, or leave them out with on_broken = "skip" in [data]'
-        problems.append(Problem(source.where, f"{broken.count} of {total} examples are broken; {advice}"))
-    if problems:
-        raise DataError(*problems)
-
-
-def _class_problems(
-    source: Source, good: Mapping[str, np.ndarray], plan: Mapping[str, Mapping[int, float]]
-) -> list[Problem]:
-    """Classes with too few good examples in the part of the source that is cut into splits; one class only."""
-    split, shares = next(iter(plan.items()))
-    counts, skipped = (
-        np.bincount(source.labels[split][kept], minlength=len(source.classes)) for kept in (good[split], ~good[split])
-    )
-    if np.count_nonzero(counts) < 2:
-        only = [f", '{name}'" for name, count in zip(source.classes, counts, strict=True) if count]
-        return [Problem(source.where, f"one class only{''.join(only)}; at least 2 are needed")]
-    small = Problems()
-    for name, count, lost in zip(source.classes, counts, skipped, strict=True):
-        if count < len(shares):
-            small.add(source.where, _too_small(name, int(count), int(lost), split, shares))
-    return small.listed()
-
-
-def _too_small(name: str, count: int, skipped: int, split: str, shares: Iterable[int]) -> str:
-    targets = [SPLITS[index] for index in shares]
-    unit = "example" if count == 1 else "examples"
-    where = "" if split == ALL else f" in {split}"
-    broken = f" ({skipped} broken ones were skipped)" if skipped else ""
-    each = f"to have one each in {', '.join(targets)}" if len(targets) > 1 else "to learn from"
-    verb = "is" if len(targets) == 1 else "are"
-    return f"class '{name}' has {count or 'no'} {unit}{where}{broken}; at least {len(targets)} {verb} needed {each}"
-
-
-def _targets(labels: np.ndarray, good: np.ndarray, shares: dict[int, float], classes: int, seed: int) -> np.ndarray:
+def _targets(labels: np.ndarray, good: np.ndarray, shares: dict[int, float], kind: Labels, seed: int) -> np.ndarray:
     """Index in SPLITS of each example, uint8 [n]; _NOWHERE for the broken ones."""
     targets = np.full(len(labels), _NOWHERE, dtype=np.uint8)
     if len(shares) == 1:
         targets[good] = next(iter(shares))
     else:
-        targets[good] = assign(labels[good], shares, classes, seed)
+        groups, count = strata(labels[good], kind, len(shares))
+        targets[good] = assign(groups, shares, count, seed)
     return targets
 
 
 def _write(
-    source: Source, audits: Mapping[str, Audit], targets: Mapping[str, np.ndarray], kind: str, folder: Path
-) -> dict[str, np.ndarray]:
-    """Write the three files; the labels of each as written."""
-    written: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
+    source: Source,
+    audits: Mapping[str, Audit],
+    where: Mapping[str, np.ndarray],
+    opened: Sequence[Callable[[], SplitWriter]],
+) -> None:
+    """Each good example to the writer of its split, in the order of SPLITS."""
     with ExitStack() as stack:
-        writers = [stack.enter_context(SplitWriter(folder / f"{name}.arrow", kind)) for name in SPLITS]
-        for split, where in targets.items():
-            for index, name in enumerate(SPLITS):
-                written[name].append(source.labels[split][where == index])
-            examples = track(aligned(source, split), f"data: write {split}", len(where))
-            for example, target, size in zip(examples, where, audits[split].sizes, strict=True):
-                if target != _NOWHERE:
-                    writers[target].add(example, int(size[0]), int(size[1]))
-    return {name: np.concatenate(parts) for name, parts in written.items()}
-
-
-def _counts(labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:
-    counts = np.bincount(labels, minlength=len(classes))
-    return {name: int(count) for name, count in zip(classes, counts, strict=True)}
+        writers = [stack.enter_context(open_writer()) for open_writer in opened]
+        for split, indices in where.items():
+            examples = track(aligned(source, split), f"data: write {split}", len(indices))
+            for example, index, size in zip(examples, indices, audits[split].sizes, strict=True):
+                if index != _NOWHERE:
+                    writers[index].add(example, int(size[0]), int(size[1]))
 
 
 def _split_by(plan: Mapping[str, Mapping[int, float]]) -> dict[str, str]:
@@ -197,11 +175,11 @@ def _split_by(plan: Mapping[str, Mapping[int, float]]) -> dict[str, str]:
     return {name: by[index] for index, name in enumerate(SPLITS)}
 
 
-def _absent(written: Mapping[str, np.ndarray], classes: tuple[str, ...]) -> list[str]:
+def _absent(written: Mapping[str, np.ndarray], classes: tuple[str, ...], kind: Labels) -> list[str]:
     """A note for each split of the source in which classes have no example: their accuracy can't be known."""
     notes = []
     for split, labels in written.items():
-        absent = [name for name, count in _counts(labels, classes).items() if not count]
+        absent = [name for name, count in counts(labels, classes, kind).items() if not count]
         if absent:
             notes.append(f"{split} has no example of {some_of(absent)}")
     return notes

@@ -30,26 +30,28 @@ _SHOWN = 20
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled example: encoded image bytes or a text, and the index of its class."""
+    """One labelled example: encoded image bytes or a text, and its label as in `Source.labels`."""
 
     id: str  # where it comes from, unique in its source: a relative path, `train.csv:12`
     data: bytes | str
-    label: int
+    label: int | float | np.ndarray
 
 
 @dataclass(frozen=True)
 class Source:
     """What `load` of a source returns.
 
-    `labels` has one int32 array a split, in the order in which `read(split)` yields that split's examples. Splits are
-    those of SPLITS that the source brings, or ALL alone where it brings none.
+    `labels` has one array a split, in the order in which `read(split)` yields that split's examples: int32 [n] index of
+    the class, int8 [n, K] 1 where a class is given, or float64 [n] a number. Splits are those of SPLITS that the source
+    brings, or ALL alone where it brings none.
     """
 
     where: str  # names the source in messages: a path, a data set's name
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # none where labels are numbers
     labels: dict[str, np.ndarray]
     read: Callable[[str], Iterator[Example]]
     notes: tuple[str, ...] = ()  # sentences about what was inferred or left out
+    target: str = ""  # what the number is called
 
 
 class Problems:
@@ -87,6 +89,13 @@ def located(path: str) -> Path:
         beside = [f.name for f in place.parent.iterdir()] if place.parent.is_dir() else []
         raise DataError(Problem(str(place), "no such file or folder", nearest(place.name, beside)))
     return place
+
+
+def read_file(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(Problem(printable(str(file)), f"can't be read: {error.strerror}")) from error
 
 
 def split_named(name: str) -> str:

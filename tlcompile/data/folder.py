@@ -1,7 +1,8 @@
 """Images in folders named after their classes, directly or inside folders `train`, `val` and `test`.
 
 A class is a folder; images may lie in folders below it. Hidden files are passed over, other files that are no images by
-their suffix are left out and named.
+their suffix are left out and named. Several labels an image, or a number, stand in a CSV file in the folder instead
+(`_listing.py`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlcompile import options as base
-from tlcompile.data._source import ALL, Example, Source, by_split, located, printable, some_of, split_named
+from tlcompile.artifacts import Labels
+from tlcompile.data import _listing
+from tlcompile.data._columns import ImageColumns
+from tlcompile.data._source import ALL, Example, Source, by_split, located, printable, read_file, some_of, split_named
 from tlcompile.errors import DataError, Problem, nearest
-from tlcompile.options import Field, RecipePath
+from tlcompile.options import Field, NameList, RecipePath
 
 KINDS = ("image",)
+LABELS = ("class", "classes", "number")
 PACKAGES = ("pillow",)
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 
@@ -26,6 +31,13 @@ class Options(base.Options):
     """`source = "folder"`"""
 
     path: RecipePath = Field(description="folder of class folders, or of train, val and test folders that hold them")
+    labels: str = Field(
+        "",
+        description="a CSV file in the folder that lists images and labels; 'labels.csv' where folders can't say them",
+    )
+    label: str = Field("", description="column of the label in that file; inferred if not given")
+    label_columns: NameList = Field((), description="several labels: columns of 0 and 1, each named after its class")
+    label_separator: str = Field("|", min_length=1, description="what divides several labels in one column")
 
 
 @dataclass(frozen=True)
@@ -36,13 +48,24 @@ class _Tree:
     others: list[str]
 
 
-def load(options: Options, kind: str, seed: int) -> Source:
+def load(options: Options, kind: str, seed: int, labels: Labels = "class") -> Source:
     """List the files; they are read later."""
     import numpy as np
 
     root = located(options.path)
     if not root.is_dir():
         raise DataError(Problem(str(root), "is a file; source 'folder' reads a folder of class folders"))
+    if options.labels or labels != "class":
+        columns = ImageColumns(
+            image=_listing.IMAGE,
+            label=options.label,
+            label_columns=options.label_columns,
+            label_separator=options.label_separator,
+        )
+        return _listing.load(root, options.labels or _listing.USUAL, columns, SUFFIXES, labels)
+    if options.label or options.label_columns:
+        what = f"label = ... names a column of a CSV file; give labels = '{_listing.USUAL}', or leave it out"
+        raise DataError(Problem(str(root), what))
     splits, notes = _splits(root)
     trees = {split: _tree(root, folder) for split, folder in splits.items()}
     if others := [name for tree in trees.values() for name in tree.others]:
@@ -57,13 +80,13 @@ def load(options: Options, kind: str, seed: int) -> Source:
     def read(split: str) -> Iterator[Example]:
         for label, name in enumerate(classes):
             for file in trees[split].images.get(name, ()):
-                yield Example(printable(file), _read(root / file), label)
+                yield Example(printable(file), read_file(root / file), label)
 
-    labels = {
+    indices = {
         split: np.repeat(np.arange(len(classes), dtype=np.int32), [len(tree.images.get(name, ())) for name in classes])
         for split, tree in trees.items()
     }
-    return Source(str(root), tuple(map(printable, classes)), labels, read, tuple(notes))
+    return Source(str(root), tuple(map(printable, classes)), indices, read, tuple(notes))
 
 
 def _splits(root: Path) -> tuple[dict[str, Path], list[str]]:
@@ -98,13 +121,6 @@ def _files(folder: str) -> Iterator[str]:
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (os.path.join(place, name) for name in files if not name.startswith("."))
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(Problem(printable(str(file)), f"can't be read: {error.strerror}")) from error
 
 
 def _check(root: Path, splits: dict[str, Path], trees: dict[str, _Tree]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlcompile.artifacts import Labels
 from tlcompile.data import _tabular
 from tlcompile.data._arrow import ArrowTable
 from tlcompile.data._columns import ImageColumns
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KINDS = ("image", "text")
+LABELS = ("class", "classes", "number")
 PACKAGES = ("datasets", "pyarrow")
 _BATCH_ROWS = 64
 
@@ -29,7 +31,7 @@ class Options(ImageColumns):
     revision: str = Field("", description="branch, tag or commit; name a commit for a build that can be repeated")
 
 
-def load(options: Options, kind: str, seed: int) -> Source:
+def load(options: Options, kind: str, seed: int, labels: Labels = "class") -> Source:
     """Read the labels of all rows; the rest is streamed from the cache later."""
     parts = _download(options)
     splits, notes = by_split(parts, options.name)
@@ -38,7 +40,7 @@ def load(options: Options, kind: str, seed: int) -> Source:
     if not splits:
         raise DataError(Problem(options.name, f"none of its parts is called train: {some_of(parts)}"))
     tables = {split: [_table(f"{options.name}/{name}", parts[name])] for split, name in splits.items()}
-    return _tabular.load(tables, options, kind, options.name, notes)
+    return _tabular.load(tables, options, kind, options.name, notes, labels)
 
 
 def _table(name: str, part: Any) -> ArrowTable:

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tlcompile.artifacts import Labels
 from tlcompile.data import _tabular
 from tlcompile.data._columns import ColumnKind, TextColumns
 from tlcompile.data._files import lines, name_of, split_files
@@ -16,8 +17,10 @@ from tlcompile.data._source import Problems, Source, located
 from tlcompile.options import Field, RecipePath
 
 KINDS = ("text",)
+LABELS = ("class", "classes", "number")
 PACKAGES: tuple[str, ...] = ()
 SUFFIXES = (".jsonl", ".ndjson")
+_KINDS: tuple[tuple[type, ColumnKind], ...] = ((str, "text"), (int, "integer"), (float, "number"), (list, "list"))
 _LOOKED_AT = 100  # objects that say which keys there are and of what kind
 
 
@@ -41,7 +44,7 @@ class _File:
             yield line, tuple(value.get(column) for column in columns)
 
 
-def load(options: Options, kind: str, seed: int) -> Source:
+def load(options: Options, kind: str, seed: int, labels: Labels = "class") -> Source:
     """Read the labels of all lines; texts are streamed later."""
     root = located(options.path)
     files, notes = split_files(options.path, SUFFIXES)
@@ -55,7 +58,7 @@ def load(options: Options, kind: str, seed: int) -> Source:
                 problems.add(name, "the file is empty")
             tables[split].append(_File(path, name, columns))
     problems.check()
-    return _tabular.load(tables, options, kind, str(root), notes)
+    return _tabular.load(tables, options, kind, str(root), notes, labels)
 
 
 def _columns(path: Path, name: str, problems: Problems) -> dict[str, ColumnKind]:
@@ -64,7 +67,7 @@ def _columns(path: Path, name: str, problems: Problems) -> dict[str, ColumnKind]
     for _, value in islice(_objects(path, name, problems), _LOOKED_AT):
         for key, item in value.items():
             if item is not None and key not in kinds:
-                kinds[key] = "text" if isinstance(item, str) else "integer" if isinstance(item, int) else "other"
+                kinds[key] = next((kind for types, kind in _KINDS if isinstance(item, types)), "other")
     return kinds
 
 

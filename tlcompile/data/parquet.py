@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlcompile.artifacts import Labels
 from tlcompile.data import _tabular
 from tlcompile.data._arrow import ArrowTable
 from tlcompile.data._columns import ImageColumns
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KINDS = ("image", "text")
+LABELS = ("class", "classes", "number")
 PACKAGES = ("pyarrow",)
 SUFFIXES = (".parquet", ".pq")
 _BATCH_ROWS = 64
@@ -30,7 +32,7 @@ class Options(ImageColumns):
     path: RecipePath = Field(description="a .parquet file, or a folder with files named after train, val and test")
 
 
-def load(options: Options, kind: str, seed: int) -> Source:
+def load(options: Options, kind: str, seed: int, labels: Labels = "class") -> Source:
     """Read the labels of all rows; the rest is streamed later."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -47,7 +49,7 @@ def load(options: Options, kind: str, seed: int) -> Source:
             except (pa.ArrowException, OSError) as error:
                 problems.add(name, f"can't be read as Parquet: {error}")
     problems.check()
-    return _tabular.load(tables, options, kind, str(root), notes)
+    return _tabular.load(tables, options, kind, str(root), notes, labels)
 
 
 def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 KINDS = ("image",)
+LABELS = ("class",)
 PACKAGES = ("scikit-learn", "pillow")
 
 

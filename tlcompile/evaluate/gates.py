@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tlcompile.evaluate.statistics import Drop
+from tlcompile.evaluate.statistics import Drop, MeanDrop
 from tlcompile.recipe.tables import GatesTable
 
 
@@ -34,20 +34,24 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Measured:
-    """What gates look at. Latencies in milliseconds at batch 1; None = not measured (the engine can't run here)."""
+    """What gates look at. `accuracy` is the mean score, which sentences call `metric`.
+
+    Latencies in milliseconds at batch 1; None = not measured (the engine can't run here).
+    """
 
     accuracy: float
-    drop: Drop
+    drop: Drop | MeanDrop
     p50_ms: float | None
     p99_ms: float | None
     size_mb: float
+    metric: str = "accuracy"
 
 
 def judge(gates: GatesTable, found: Measured, target: str) -> list[Verdict]:
     """A verdict for each gate that the recipe sets, on what was found of `target`."""
     verdicts = []
     if gates.min_accuracy is not None:
-        why = f"accuracy {found.accuracy:.4f}"
+        why = f"{found.metric} {found.accuracy:.4f}"
         passed = found.accuracy >= gates.min_accuracy
         verdicts.append(Verdict(target, "min_accuracy", gates.min_accuracy, found.accuracy, passed, why))
     if gates.max_accuracy_drop is not None:
@@ -65,7 +69,7 @@ def judge(gates: GatesTable, found: Measured, target: str) -> list[Verdict]:
     return verdicts
 
 
-def _drop(target: str, margin: float, drop: Drop) -> Verdict:
+def _drop(target: str, margin: float, drop: Drop | MeanDrop) -> Verdict:
     """Non-inferiority: the upper limit of the drop must be below the margin, not the drop itself."""
     why = (
         f"drop {100 * drop.drop:+.2f} points on {drop.n} examples ({drop.b} lost, {drop.c} won), "

@@ -19,7 +19,7 @@ __all__ = ["export"]
 
 
 def export(checkpoint: Checkpoint, splits: Splits, model: Plugin, table: ExportTable, folder: Path) -> None:
-    """Fill `folder` with model.onnx, signature.json, golden.npz, parity.json and, for text, tokenizer.json."""
+    """Fill `folder`: model.onnx, signature.json, golden.npz, parity.json, exporter.json, tokenizer.json of texts."""
     from tlcompile.export.graph import write
 
     write(checkpoint, splits, model, table, folder)

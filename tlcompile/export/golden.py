@@ -19,9 +19,9 @@ COUNT = 32
 MAX_SIDE = 512  # larger photos are cut to a corner of this many pixels, so that a bundle stays small
 
 
-def choose(labels: np.ndarray, count: int = COUNT) -> list[int]:
-    """`count` indices that go round the classes in order; deterministic."""
-    by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+def choose(strata: np.ndarray, count: int = COUNT) -> list[int]:
+    """`count` indices that go round the classes (or other strata) in order; deterministic."""
+    by_class = [np.flatnonzero(strata == c) for c in np.unique(strata)]
     rounds = [int(group[i]) for i in range(max(map(len, by_class))) for group in by_class if i < len(group)]
     return rounds[:count]
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import torch
 
 
+FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError)
+"""What the modules of others raise while they are traced."""
+
+
 def example_inputs(network: Network) -> dict[str, torch.Tensor]:
     """Two inputs of the network in a batch: with one, an exporter may take the batch for a constant."""
     import torch
@@ -48,9 +52,10 @@ def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.Mod
             else:
                 common |= {"dynamo": False, "dynamic_axes": {**axes, "logits": {0: "batch"}}}
             torch.onnx.export(module, arguments, str(file), **common)
-    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
+    except (torch.onnx.OnnxExporterError, *FAILURES) as error:
         other = "dynamo" if exporter == "torchscript" else "torchscript"
-        reason = re.sub(r"\x1b\[\d*m", "", str(error).strip().splitlines()[0])[:300]
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = re.sub(r"\x1b\[\d*m", "", first)[:300]
         what = f'the {exporter} exporter can\'t export this network: {reason}; try exporter = "{other}"'
         raise TlcompileError(Problem("export.exporter", what)) from error
     return onnx.load(file)

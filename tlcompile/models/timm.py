@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlcompile.artifacts import ImageSpec
-from tlcompile.errors import Problem, nearest
+from tlcompile.errors import Problem, RecipeError, nearest
 from tlcompile.models._network import Network
 from tlcompile.options import Field, PathText, Weights
 from tlcompile.options import Options as Base
@@ -45,17 +45,13 @@ def check(options: Options) -> list[Problem]:
 
 def build(options: Options, classes: int, pretrained: bool = True) -> Network:
     """The network with a new head for `classes`; its body has the weights that `options` name if `pretrained`."""
-    import timm
-
-    from tlcompile.models import _weights
+    from tlcompile.models import _fits, _weights
 
     arguments: dict[str, Any] = {"drop_rate": options.drop_rate}
     if options.drop_path_rate:
         arguments["drop_path_rate"] = options.drop_path_rate
-    if options.image_size and "img_size" in _fixed_size_arguments(options.name):
-        arguments["img_size"] = options.image_size
-    from_hub = pretrained and options.weights == "hub"
-    module: Any = timm.create_model(options.name, pretrained=from_hub, num_classes=classes, **arguments)
+    arguments |= {"pretrained": pretrained and options.weights == "hub", "num_classes": classes}
+    module = _create(options, arguments)
     classifier = module.pretrained_cfg["classifier"]
     head = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     if pretrained and isinstance(options.weights, PathText):
@@ -64,17 +60,25 @@ def build(options: Options, classes: int, pretrained: bool = True) -> Network:
         if "_conv_stem.weight" in state:
             state = _weights.from_efficientnet_pytorch(state, [len(stage) for stage in module.blocks])
         _weights.load_into(module, state, head, path.name)
+    if options.image_size:
+        _fits.check_size(module, options.image_size)
     return Network(module, _spec(module, options), head)
 
 
-def _fixed_size_arguments(name: str) -> tuple[str, ...]:
-    """Models with position embeddings are built for one size; the others take any."""
-    import inspect
-
+def _create(options: Options, arguments: dict[str, Any]) -> Any:
+    """timm's network. Those with position embeddings are built for one size (`img_size`); the others take any."""
     import timm
 
-    entry = timm.model_entrypoint(name.split(".")[0])
-    return ("img_size",) if "VisionTransformer" in inspect.getsource(entry) or "vit" in entry.__module__ else ()
+    try:
+        if options.image_size:
+            try:
+                return timm.create_model(options.name, img_size=options.image_size, **arguments)
+            except TypeError:  # no argument of this model
+                pass
+        return timm.create_model(options.name, **arguments)
+    except (AssertionError, ValueError, RuntimeError, OSError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise RecipeError(Problem("model.name", f"timm can't build '{options.name}': {reason}")) from error
 
 
 def _spec(module: nn.Module, options: Options) -> ImageSpec:

@@ -1,11 +1,16 @@
-"""Text encoders with a classification head by hub id or local folder, through transformers."""
+"""Text encoders and decoders with a classification head by hub id or local folder, through transformers.
+
+Padding changes no logits: an encoder's mask sees to that, and of a decoder (GPT-2) the last token that the mask keeps
+is read, counted from the mask and not, as transformers does, from the pad token, which a text may contain.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlcompile.artifacts import TextSpec
+from tlcompile.artifacts import TextSpec, read_json
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.models._network import Network
 from tlcompile.options import Field, ModelName, PathText
@@ -16,8 +21,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("transformers", "tokenizers", "torch")
 KINDS = ("text",)
-HEADS = ("classifier", "pre_classifier", "score")
-"""What transformers calls the parts behind the encoder: they are new, or may be of another shape than in the file."""
+DROPOUT = re.compile(r"\w*(dropout|dropout_prob|dropout_rate|pdrop)")
+"""What the families call their dropout: hidden_dropout_prob, seq_classif_dropout, resid_pdrop, …"""
 
 
 class Options(Base):
@@ -27,44 +32,85 @@ class Options(Base):
 
 
 def check(options: Options) -> list[Problem]:
-    """Whether the folder or the cached hub model is there."""
-    if isinstance(options.name, PathText):
-        folder = options.name.absolute
-        missing = [f for f in ("config.json", "tokenizer.json") if not (folder / f).is_file()]
+    """Whether the files of a local folder are there and its model takes `max_length` tokens."""
+    if not isinstance(options.name, PathText):
+        return []
+    folder = options.name.absolute
+    missing = [f for f in ("config.json", "tokenizer.json") if not (folder / f).is_file()]
+    if missing:
         return [Problem("model.name", f"'{options.name}' lacks {f}") for f in missing]
-    return []
+    try:
+        config = read_json(folder / "config.json")
+        positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 0)
+    except (ValueError, AttributeError, TypeError) as error:
+        return [Problem("model.name", f"'{options.name}/config.json' is no description of a model: {error}")]
+    return _too_long(options, positions)
+
+
+def _too_long(options: Options, limit: int) -> list[Problem]:
+    """`limit`: tokens that the model has positions for; 0 = any number."""
+    if not limit or options.max_length <= limit:
+        return []
+    what = f"expected at most {limit}, the limit of '{options.name}', found {options.max_length}"
+    return [Problem("model.max_length", what)]
 
 
 def build(options: Options, classes: int, pretrained: bool = True) -> Network:
-    """The encoder with a new head for `classes`; RecipeError where its files can't be had."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    """The model with a new head for `classes`; RecipeError where its files can't be had."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     place = str(options.name.absolute) if isinstance(options.name, PathText) else options.name
     try:
-        config = AutoConfig.from_pretrained(place, num_labels=classes)
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
-            if hasattr(config, key):
-                setattr(config, key, options.dropout)
+        config = _config(place, classes, options.dropout)
         if pretrained:
             model = _pretrained(place, config)
         else:
             model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
-        tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:300]
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise RecipeError(Problem("model.name", f"'{options.name}' can't be loaded: {reason}")) from error
     if not tokenizer.is_fast:
         raise RecipeError(Problem("model.name", f"'{options.name}' has no fast tokenizer, so no tokenizer.json"))
-    model.config.pad_token_id = pad_id = tokenizer.pad_token_id or 0
+    if problems := _too_long(options, _positions(model)):
+        raise RecipeError(*problems)
+    pad = [tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id, 0]
     return Network(
         module=_logits_only(model.float()),
-        spec=TextSpec(min(options.max_length, tokenizer.model_max_length), pad_id),
-        head=tuple(f"model.{name}" for name, _ in model.named_children() if name in HEADS),
+        spec=TextSpec(options.max_length, next(int(p) for p in pad if p is not None)),
+        head=tuple(f"model.{name}" for name in _head(model)),
         tokenizer=_tokenizer_file(tokenizer),
     )
+
+
+def _config(place: str, classes: int, dropout: float) -> Any:
+    """The model's configuration with every dropout of its family set."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(place, num_labels=classes, trust_remote_code=False)
+    for key, value in list(config.to_dict().items()):
+        if DROPOUT.fullmatch(key) and (value is None or isinstance(value, float | int)):
+            setattr(config, key, dropout)
+    return config
+
+
+def _head(model: Any) -> list[str]:
+    """The children beside the body that hold weights: `classifier`, `score`, in DeBERTa `pooler` as well."""
+    body = model.base_model_prefix
+    return [name for name, child in model.named_children() if name != body and any(True for _ in child.parameters())]
+
+
+def _positions(model: Any) -> int:
+    """Tokens that the model has position embeddings for; RoBERTa and MPNet spend the first ones on padding."""
+    positions = int(getattr(model.config, "max_position_embeddings", None) or 0)
+    for name, child in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(child, "padding_idx", None) is not None:
+            return int(child.num_embeddings) - int(child.padding_idx) - 1
+    return positions
 
 
 def _pretrained(place: str, config: Any) -> Any:
@@ -75,16 +121,22 @@ def _pretrained(place: str, config: Any) -> Any:
         place, config=config, attn_implementation="eager", ignore_mismatched_sizes=True, output_loading_info=True
     )
     wrong = {key if isinstance(key, str) else key[0] for key in (*found["mismatched_keys"], *found["missing_keys"])}
-    body = sorted(key for key in wrong if not key.startswith(HEADS) and "pooler" not in key)
+    head = tuple(f"{name}." for name in _head(model))
+    body = sorted(key for key in wrong if not key.startswith(head) and "pooler" not in key)
     if body:
         shown = ", ".join(body[:5]) + (f" and {len(body) - 5} more" if len(body) > 5 else "")
         raise RecipeError(Problem("model.name", f"weights of another network: absent or of another shape are {shown}"))
     return model
 
 
-def _logits_only(model: nn.Module) -> nn.Module:
+def _logits_only(model: Any) -> nn.Module:
     """`model` behind the calling convention of `Network`."""
+    import inspect
+
     from torch import nn
+
+    decoder = hasattr(model, "score")
+    counts_itself = decoder and "position_ids" not in inspect.signature(model.base_model.forward).parameters
 
     class Classifier(nn.Module):
         def __init__(self) -> None:
@@ -92,7 +144,20 @@ def _logits_only(model: nn.Module) -> nn.Module:
             self.model = model
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            if decoder:
+                return self.last_kept(input_ids, attention_mask)
             logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return logits
+
+        def last_kept(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            """The score of the last token of each text, whichever side is padded."""
+            seen = attention_mask.cumsum(-1)
+            place = {} if counts_itself else {"position_ids": (seen - 1).clamp(min=0)}
+            body = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **place)
+            last = (seen * attention_mask).argmax(-1)
+            states = body.last_hidden_state
+            chosen = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1]))
+            logits: Tensor = self.model.score(chosen[:, 0])
             return logits
 
     return Classifier()

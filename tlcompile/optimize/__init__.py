@@ -44,5 +44,5 @@ def run(step: Plugin, graph: Graph, context: Context, folder: Path) -> None:
     before, after = (parity.run_graph(place / "model.onnx", feeds) for place in (graph.folder, folder))
     rungs = read_json(graph.folder / "parity.json")
     name = f"optimize/{step.name}" + (f" ({context.dialect})" if module.variant(step.options) else "")
-    rung = parity.compare(name, rungs[-1]["rung"], after, before, module.tolerance(step.options))
+    rung = parity.compare(name, rungs[-1]["rung"], after, before, module.tolerance(step.options), graph.signature)
     write_json(folder / "parity.json", [*rungs, parity.check(rung).to_json()])

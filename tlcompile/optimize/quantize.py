@@ -100,7 +100,6 @@ def arguments(dialect: str, kinds: tuple[str, ...]) -> dict[str, Any]:
         "extra_options": {
             "ActivationSymmetric": dialect == "tensorrt",
             "WeightSymmetric": True,
-            "MatMulConstBOnly": True,
             "QuantizeBias": dialect != "tensorrt",
             "DedicatedQDQPair": dialect == "tensorrt",
         },
@@ -108,17 +107,24 @@ def arguments(dialect: str, kinds: tuple[str, ...]) -> dict[str, Any]:
 
 
 def kept_in_fp32(model: Path, options: Options) -> list[str]:
-    """Nodes of the preprocessing and those that the recipe names; RecipeError lists the names that match no node."""
+    """Nodes of the preprocessing, products of activations, and what the recipe names; RecipeError: no such node.
+
+    ONNX Runtime's quantizer has a switch for products without a constant, which it does not heed where it writes Q/DQ.
+    """
     from fnmatch import fnmatchcase
 
     import onnx
 
     from tlcompile.errors import RecipeError, nearest
 
-    names = [n.name for n in onnx.load(model, load_external_data=False).graph.node]
+    graph = onnx.load(model, load_external_data=False).graph
+    names = [n.name for n in graph.node]
+    constants = {i.name for i in graph.initializer}
+    inner = {n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and not constants & set(n.input)}
     matched = {pattern: [n for n in names if n == pattern or fnmatchcase(n, pattern)] for pattern in options.exclude}
     unknown = [pattern for pattern, found in matched.items() if not found]
     if unknown:
         where = "optimize.quantize.exclude"
         raise RecipeError(*(Problem(where, f"the graph has no node '{n}'", nearest(n, names)) for n in unknown))
-    return [n for n in names if n.startswith("preprocess/") or any(n in found for found in matched.values())]
+    named = inner.union(*matched.values())
+    return [n for n in names if n.startswith("preprocess/") or n in named]

@@ -1,4 +1,4 @@
-"""Write a bundle: a folder that classifies on the device it was built for, with the evidence that it is good enough.
+"""Write a bundle: a folder that answers on the device it was built for, with the evidence that it is good enough.
 
     manifest.json     what it is, what it was made of, SHA-256 of every file
     model.onnx        the portable fp32 graph
@@ -31,10 +31,11 @@ from tlcompile.package.card import card
 from tlcompile.package.carry import carry
 from tlcompile.package.verify import walk
 
+_OF_ENGINE = ("backend", "variant", "options", "versions", "device", "why_not", "reproducible")
 Shipped = tuple[str, Engine, dict[str, Any], dict[str, Any]]  # name, engine, what was measured, tolerance
 
 _PREDICT = '''\
-"""Classify from the command line: `python predict.py --help`. Needs what requirements.txt names, and no torch."""
+"""Run it from the command line: `python predict.py --help`. Needs what requirements.txt names, and no torch."""
 
 import sys
 from pathlib import Path
@@ -125,16 +126,17 @@ def _entry(name: str, engine: Engine, measured: dict[str, Any], tolerance: dict[
         "measured": measured,
         "tolerance": tolerance,
         "runs_here": bool(info["runs_here"]),
-        **{key: info[key] for key in ("backend", "variant", "options", "versions", "device", "why_not") if key in info},
+        **{key: info[key] for key in _OF_ENGINE if key in info},
     }
 
 
 def _measured(facts: dict[str, Any]) -> dict[str, Any]:
     """The part of the report's facts that a manifest keeps."""
-    counts = facts.get("data", {}).get("counts", {}).get("test", {})
+    data = facts.get("data", {})
+    tested = data.get("sizes", {}).get("test") or sum(data.get("counts", {}).get("test", {}).values())
     environment = facts.get("environment", {})
     return {
-        "variants": [_variant(v, sum(counts.values())) for v in facts.get("variants", ())],
+        "variants": [_variant(v, tested) for v in facts.get("variants", ())],
         "gates": [_gate(g) for g in facts.get("gates", ())],
         "metrics": facts.get("metrics", {}),
         "versions": facts.get("lock") or environment.get("versions", {}),

@@ -15,11 +15,16 @@ def card(manifest: dict[str, Any], facts: dict[str, Any]) -> str:
 
 
 def _head(manifest: dict[str, Any]) -> Iterator[str]:
-    classes = manifest["classes"]
+    classes, signature = manifest["classes"], manifest["signature"]
     more = f" and {len(classes) - _SHOWN} more (labels.json)" if len(classes) > _SHOWN else ""
     yield f"# {manifest['name']}"
     yield ""
-    yield f"Sorts {manifest['kind']}s into {len(classes)} classes: {_codes(classes[:_SHOWN])}{more}."
+    if _labels(manifest) == "number":
+        yield f"Says a number for each {manifest['kind']}: {_codes([signature['target']['name']])}."
+    else:
+        into = f"{len(classes)} classes: {_codes(classes[:_SHOWN])}{more}."
+        plural = f"{manifest['kind']}s"
+        yield f"Sorts {plural} into {into}" if _labels(manifest) == "class" else f"Finds in {plural} any of {into}"
     yield f"Task: {manifest['task']}. Built and measured by tlcompile {manifest['tlcompile']}."
 
 
@@ -46,10 +51,10 @@ def _numbers(manifest: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
     for variant in manifest["variants"]:
         place = "not in this bundle" if not variant["shipped"] else f"engines/{variant['target']}"
         first = " **Preferred.**" if variant["shipped"] and variant["target"] == manifest["chosen"] else ""
-        yield f"- {_measures(variant)} ({place}).{first}"
+        yield f"- {_measures(variant, facts.get('metric') or 'accuracy')} ({place}).{first}"
     environment = facts.get("environment", {})
     if machine := ", ".join(str(environment[k]) for k in ("cpu", "gpu", "platform") if environment.get(k)):
-        yield from ("", f"Latency was taken on the build machine: {machine}. Accuracy is on test examples.")
+        yield from ("", f"Latency was taken on the build machine: {machine}. {_title(facts)} is on test examples.")
     if manifest["gates"]:
         yield from ("", "Gates:", "")
         yield from (f"- {_gate(gate)}" for gate in manifest["gates"])
@@ -58,9 +63,16 @@ def _numbers(manifest: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
 
 def _limits(manifest: dict[str, Any]) -> Iterator[str]:
     yield from ("## Limits", "")
-    yield f"- Every input gets one of the {len(manifest['classes'])} classes, also what belongs to none of them."
-    yield "- The numbers hold for inputs like the test examples; measure on your own before you rely on them."
-    yield "- Probabilities are the softmax of the network; they were not calibrated."
+    classes = len(manifest["classes"])
+    yield {
+        "class": f"- Every input gets one of the {classes} classes, also what belongs to none of them.",
+        "classes": f"- It knows these {classes} classes only; one is given where its probability is above 1/2.",
+        "number": "- Every input gets a number, also one that is unlike all it was taught on.",
+    }[_labels(manifest)]
+    yield "- The figures hold for inputs like the test examples; measure on your own before you rely on them."
+    if _labels(manifest) != "number":
+        activation = "softmax" if _labels(manifest) == "class" else "sigmoid"
+        yield f"- Probabilities are the {activation} of the network; they were not calibrated."
     for engine in (e for e in manifest["engines"] if not e["runs_here"]):
         why = f" ({engine['why_not']})" if engine.get("why_not") else ""
         yield f"- `{engine['name']}` was not run where it was built{why}: run the self-test on its device."
@@ -73,7 +85,8 @@ def _origin(manifest: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
     if model:
         yield f"- Model: {' '.join(str(model[k]) for k in ('library', 'name') if model.get(k))}"
     if data:
-        sizes = ", ".join(f"{sum(per_class.values())} {split}" for split, per_class in counts.items())
+        known = facts.get("data", {}).get("sizes") or {split: sum(found.values()) for split, found in counts.items()}
+        sizes = ", ".join(f"{size} {split}" for split, size in known.items())
         origin = f"{data.get('source', '')} {data.get('path') or ''}".strip()
         yield f"- Data: {origin}" + (f" ({sizes} examples)" if sizes else "")
     for key, value in manifest["provenance"].items():
@@ -81,14 +94,14 @@ def _origin(manifest: dict[str, Any], facts: dict[str, Any]) -> Iterator[str]:
     yield "- The recipe, every default and the versions used stand in manifest.json."
 
 
-def _measures(variant: dict[str, Any]) -> str:
+def _measures(variant: dict[str, Any], metric: str) -> str:
     said = [f"{variant['backend']} {variant['precision']}".strip()]
     if variant["accuracy"] is not None:
         interval = ""
         if variant["accuracy_low"] is not None:
             interval = f" ({variant['accuracy_low']:.4f} to {variant['accuracy_high']:.4f})"
         examples = f" on {variant['n']} examples" if variant["n"] else ""
-        said.append(f"accuracy {variant['accuracy']:.4f}{interval}{examples}")
+        said.append(f"{metric} {variant['accuracy']:.4f}{interval}{examples}")
     if variant["latency_p50_ms"] is not None:
         said.append(f"latency p50 {variant['latency_p50_ms']:.2f} ms")
     if variant["latency_p99_ms"] is not None:
@@ -103,6 +116,15 @@ def _gate(gate: dict[str, Any]) -> str:
     why = f". {gate['why']}" if gate["why"] else ""
     target = f"{gate['target']}: " if gate["target"] else ""
     return f"{target}`{gate['name']} = {gate['limit']:g}`: {found}, {gate['verdict']}{why}"
+
+
+def _labels(manifest: dict[str, Any]) -> str:
+    return str(manifest["signature"].get("labels", "class"))
+
+
+def _title(facts: dict[str, Any]) -> str:
+    metric = facts.get("metric") or "accuracy"
+    return f"{metric[0].upper()}{metric[1:]}"
 
 
 def _tensor(tensor: dict[str, Any]) -> str:

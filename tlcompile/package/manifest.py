@@ -51,6 +51,7 @@ class EngineEntry(_Part):
     device: dict[str, Any] = {}
     runs_here: bool
     why_not: str = ""
+    reproducible: bool = Field(True, description="another build of the same gives the same bytes")
     measured: dict[str, Any] = {}
     tolerance: Tolerance = Field(description="how far it may be from the golden outputs")
 

@@ -20,9 +20,10 @@ def verify(bundle: Path) -> list[str]:
     """Facts about the sound bundle in the folder `bundle`, as sentences; BundleError names every file that is not."""
     manifest = manifests.read(bundle)
     check_files(bundle, manifest)
+    classes = f"{len(manifest.classes)} classes, " if manifest.classes else ""
     engines = ", ".join(engine.name for engine in manifest.engines)
     return [
-        f"{manifest.name}: {manifest.task}, {len(manifest.classes)} classes, format {manifest.format}, "
+        f"{manifest.name}: {manifest.task}, {classes}format {manifest.format}, "
         f"written by tlcompile {manifest.tlcompile}",
         f"{len(manifest.files)} files, {sum(manifest.sizes.values()) / 1e6:.1f} MB: all there, unchanged, none besides",
         f"engines in order of preference: {engines}",

@@ -48,8 +48,9 @@ def check_paths(recipe: Recipe) -> None:
 
 
 def check_backends(recipe: Recipe) -> None:
-    """BackendMissing with the install line for every target whose library is not there."""
-    names = {t.backend.name: registry.load("compile", t.backend.name) for t in recipe.targets}
+    """BackendMissing with the install line for every target whose library is not there, and that is built here."""
+    here = [target.backend for target in recipe.targets if not getattr(target.backend.options, "finalize", False)]
+    names = {backend.name: registry.load("compile", backend.name) for backend in here}
     missing = [Problem(name, reason) for name, module in names.items() if (reason := module.missing())]
     if missing:
         raise BackendMissing(*missing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tlcompile.evaluate.statistics import Drop
+from tlcompile.evaluate.statistics import Drop, MeanDrop
 
 DEFAULT_MARGIN = 0.01
 """Largest accuracy drop of a variant where the recipe sets no `max_accuracy_drop`: one point, as measured."""
@@ -19,7 +19,7 @@ class Candidate:
     """A measured engine. `p50_ms` is None where it can't run here."""
 
     variant: str
-    drop: Drop
+    drop: Drop | MeanDrop
     p50_ms: float | None
     size_mb: float
 

@@ -2,49 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tlcompile import registry
+from tlcompile.artifacts import Labels
 from tlcompile.errors import DataError, Problem, nearest
 from tlcompile.progress import track
 
+LABEL_OPTIONS = ("label", "label_columns", "label_separator", "labels")
 
-def source_of(path: Path) -> str:
-    """The data source that reads `path`, by its suffix or by what a folder holds."""
+
+def source_of(path: Path, kind: str = "text") -> str:
+    """The data source that reads examples of `kind` at `path`, by its suffix or by what a folder holds."""
     if not path.exists():
         siblings = [f.name for f in path.parent.glob("*")] if path.parent.is_dir() else []
         raise DataError(Problem(str(path), "no such file or folder", nearest(path.name, siblings)))
     kinds = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl"}
     names = [path.name] if path.is_file() else sorted(f.name for f in path.iterdir() if f.is_file())
     for name in names:
-        if kind := kinds.get(Path(name).suffix.lower()):
-            return kind
+        source = kinds.get(Path(name).suffix.lower(), "folder")
+        if source != "folder" and (path.is_file() or kind in registry.load("data", source).KINDS):
+            return source
     return "folder"
 
 
 def evaluate(bundle: Path, data: Path, target: str) -> dict[str, Any]:
-    """Figures of `tlcompile.evaluate.accuracy.summarize` for every labelled example of `data`.
+    """Figures of `tlcompile.evaluate.figures.summarize` for every labelled example of `data`.
 
-    Of data that is split the test part counts, else all of it. DataError where it has classes the bundle does not know.
+    Of data that is split the test part counts, else all of it. Several labels and numbers stand in the columns that the
+    bundle's recipe names. DataError where `data` has classes the bundle does not know.
     """
-    from tlcompile.evaluate.accuracy import summarize
+    from tlcompile.data._prepare import load as read
+    from tlcompile.evaluate.figures import summarize
     from tlcompile.runtime import load
 
     with load(bundle, target) as model:
-        name = source_of(data)
-        module = registry.load("data", name)
-        options = module.Options.model_validate({"path": str(data.absolute())}, context={"base": Path()})
-        source = module.load(options, model.kind, 0)
-        unknown = [c for c in source.classes if c not in model.classes]
-        if unknown:
-            raise DataError(
-                *(Problem(str(data), f"the bundle knows no class '{c}'", nearest(c, model.classes)) for c in unknown)
-            )
+        labels = model.signature.labels
+        module = registry.load("data", source_of(data, model.kind))
+        asked = {"path": str(data.absolute())}
+        if labels != "class":
+            taken = model.manifest.resolved.get("data", {})
+            asked |= {k: taken[k] for k in LABEL_OPTIONS if k in module.Options.model_fields and taken.get(k)}
+        options = module.Options.model_validate(asked, context={"base": Path()})
+        source = read(module, options, model.kind, 0, labels, f"the bundle '{model.manifest.name}'")
         split = next(s for s in ("test", "all", "val", "train") if len(source.labels.get(s, ())))
-        labels = np.array([model.classes.index(c) for c in source.classes])[source.labels[split]]
-        found = model.stream((e.data for e in source.read(split)), batch_size=32, top=len(model.classes))
-        rows = [[p.probabilities[c] for c in model.classes] for p in track(found, "evaluate", len(labels))]
-    return {"split": split, "engine": model.engine, **summarize(np.array(rows), labels, model.classes)}
+        truth = _truth(source.labels[split], source.classes, model.classes, labels, str(data))
+        found = model.answers((e.data for e in source.read(split)), batch_size=32)
+        answers = np.array(list(track(found, "evaluate", len(truth))))
+    figures = summarize(answers, truth, model.classes, labels)
+    metric = registry.load("tasks", model.manifest.task).METRIC
+    return {"split": split, "engine": model.engine, "metric": metric, **figures}
+
+
+def _truth(found: np.ndarray, theirs: Sequence[str], ours: Sequence[str], labels: Labels, where: str) -> np.ndarray:
+    """Labels by the classes `theirs` as labels by the classes `ours`."""
+    unknown = [name for name in theirs if name not in ours]
+    if unknown:
+        what = "the bundle knows no class"
+        raise DataError(*(Problem(where, f"{what} '{name}'", nearest(name, ours)) for name in unknown))
+    if labels == "number":
+        return found
+    places = np.array([ours.index(name) for name in theirs], np.int64)
+    if labels == "class":
+        return np.asarray(places[found])
+    flags = np.zeros((len(found), len(ours)), np.int8)
+    flags[:, places] = found
+    return flags

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Engine, Evaluation, Graph, Splits, read_json
+from tlcompile.evaluate.figures import scores
 from tlcompile.evaluate.gates import Measured, Verdict, judge
-from tlcompile.evaluate.statistics import Drop, paired_drop
+from tlcompile.evaluate.statistics import Drop, MeanDrop, paired_drop
 from tlcompile.pipeline.choose import Candidate, choose
 from tlcompile.pipeline.plan import BASE, engine_name
 from tlcompile.pipeline.step import Made, tools
@@ -42,9 +45,12 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         verdicts += gates(recipe, target, measured)
     first = next(row for row in rows if row["chosen"])
     result = Evaluation(made[first["evaluation"]].folder, "").result
+    task = registry.load("tasks", recipe.task)
     return {
         "name": recipe.name,
         "task": recipe.task,
+        "metric": task.METRIC,
+        "metrics": {"headline": task.METRIC, **result["metrics"]},
         "classes": list(splits.classes),
         "recipe": recipe.resolved(),
         "gates": [v.to_json() for v in verdicts],
@@ -54,6 +60,7 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "history": read_json(checkpoint.folder / "history.json"),
         "confusion": result["confusion"],
         "per_class": result["per_class"],
+        "predictions": predictions(made[first["evaluation"]].folder) if task.LABELS == "number" else [],
         "data": {k: v for k, v in splits.info.items() if k != "calibration"},
         "applied": checkpoint.applied,
         "stages": [{"step": name, "seconds": entry.seconds, "cached": entry.cached} for name, entry in made.items()],
@@ -63,60 +70,71 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
     }
 
 
-Measurement = tuple[dict[str, Any], Drop, Candidate]
+def predictions(evaluation: Path, shown: int = 2000) -> list[list[float]]:
+    """(true, predicted) numbers of at most `shown` test examples, evenly taken, for the picture."""
+    with np.load(evaluation / "outputs.npz", allow_pickle=False) as outputs:
+        pairs = np.stack([outputs["labels"], outputs["values"][:, 0]], axis=1).astype(np.float64)
+    found: list[list[float]] = pairs[:: -(-len(pairs) // shown)].tolist()
+    return found
+
+
+Measurement = tuple[dict[str, Any], Drop | MeanDrop, Candidate]
 
 
 def variants(
     recipe: Recipe, target: Target, made: Made, latency: dict[str, Any], checkpoint: Checkpoint
 ) -> list[Measurement]:
     """A row of the variants table for each engine of `target`, and what the choice among them was made of."""
+    labels = registry.load("tasks", recipe.task).LABELS
     with np.load(checkpoint.folder / "reference.npz", allow_pickle=False) as reference:
-        right = reference["test_logits"].argmax(-1) == reference["test_labels"]
+        wanted = scores(reference["test_logits"], reference["test_labels"], labels, threshold=0.0)
     found: list[Measurement] = []
     prefix = engine_name(target, "")
     for name in (n for n in made if n.startswith(prefix)):
         engine = Engine(made[name].folder, made[name].digest)
         evaluation = f"evaluate/{target.name}/{name.removeprefix(prefix)}"
-        result = Evaluation(made[evaluation].folder, "").result
         with np.load(made[evaluation].folder / "outputs.npz", allow_pickle=False) as outputs:
-            drop = paired_drop(right, outputs["probabilities"].argmax(-1) == outputs["labels"], recipe.evaluate.alpha)
-        opened = latency.get(name, {})
-        times = {f"batch_{size}": taken for size, taken in opened.get("batches", {}).items()}
-        p50 = times.get("batch_1", {}).get("p50_ms")
-        size = sum(f.stat().st_size for f in engine.folder.rglob("*") if f.is_file()) / 1e6
-        candidate = Candidate(engine.info["variant"], drop, p50, size)
+            reached = scores(outputs[engine.signature.answer], outputs["labels"], labels)
+        drop = paired_drop(wanted, reached, recipe.evaluate.alpha)
         row = {
             "engine": name,
             "evaluation": evaluation,
             "target": target.name,
-            "variant": engine.info["variant"],
-            "backend": engine.info["backend"],
-            "accuracy": result["accuracy"],
-            "accuracy_interval": result["accuracy_interval"],
-            "n": result["n"],
-            "drop": drop.drop,
-            "drop_upper": drop.upper,
-            "p_different": drop.p_different,
-            "measured_in": result["measured_in"],
-            "latency": times,
-            "threads": opened.get("threads"),
-            "device": opened.get("device"),
-            "load_s": opened.get("load_s"),
-            "rss_mib": opened.get("rss_mib"),
-            "size_mb": size,
+            **row_of(engine, Evaluation(made[evaluation].folder, "").result, drop, latency.get(name, {})),
         }
-        found.append((row, drop, candidate))
+        p50 = row["latency"].get("batch_1", {}).get("p50_ms")
+        found.append((row, drop, Candidate(row["variant"], drop, p50, row["size_mb"])))
     best, why = choose([c for _, _, c in found], recipe.gates.max_accuracy_drop)
     for index, (row, _, _) in enumerate(found):
         row |= {"chosen": index == best, "why": why[index]}
     return found
 
 
+def row_of(engine: Engine, result: dict[str, Any], drop: Drop | MeanDrop, opened: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of one engine; `opened` is what the latency run says, empty where it does not run here."""
+    return {
+        "variant": engine.info["variant"],
+        "backend": engine.info["backend"],
+        "accuracy": result["accuracy"],
+        "accuracy_interval": result["accuracy_interval"],
+        "n": result["n"],
+        "drop": drop.drop,
+        "drop_upper": drop.upper,
+        "p_different": drop.p_different,
+        "measured_in": result["measured_in"],
+        "latency": {f"batch_{size}": taken for size, taken in opened.get("batches", {}).items()},
+        **{key: opened.get(key) for key in ("threads", "device", "load_s", "rss_mib")},
+        "size_mb": sum(f.stat().st_size for f in engine.folder.rglob("*") if f.is_file()) / 1e6,
+    }
+
+
 def gates(recipe: Recipe, target: Target, measured: list[Measurement]) -> list[Verdict]:
     """The recipe's gates on the variant of `target` that ships."""
     row, drop, candidate = next(m for m in measured if m[0]["chosen"])
     batch_1 = row["latency"].get("batch_1", {})
-    found = Measured(row["accuracy"], drop, batch_1.get("p50_ms"), batch_1.get("p99_ms"), candidate.size_mb)
+    times = (batch_1.get("p50_ms"), batch_1.get("p99_ms"))
+    metric = registry.load("tasks", recipe.task).METRIC
+    found = Measured(row["accuracy"], drop, *times, candidate.size_mb, metric)
     return judge(recipe.gates, found, target.name)
 
 

@@ -12,6 +12,7 @@ from tlcompile.errors import Problem, RecipeError, nearest, one_of
 from tlcompile.pipeline import stages
 from tlcompile.pipeline.step import Step, plugin_parts, tools
 from tlcompile.recipe import Plugin, Recipe, Target
+from tlcompile.recipe.train_table import NOT_IN_KEY
 from tlcompile.store import Store
 
 BASE = "optimize/base/"
@@ -66,7 +67,7 @@ def wanted(recipe: Recipe, known: tuple[str, ...]) -> list[tuple[Target, str]]:
 
 def first_steps(recipe: Recipe, store: Store) -> list[Step]:
     """data -> train -> export -> the passes that every target shares."""
-    kind = registry.load("tasks", recipe.task).KIND
+    task = registry.load("tasks", recipe.task)
     steps = [
         Step(
             "data",
@@ -75,21 +76,23 @@ def first_steps(recipe: Recipe, store: Store) -> list[Step]:
             lambda: {
                 "table": recipe.data.model_dump(mode="json", exclude={"source"}),
                 "source": plugin_parts(recipe.source, store),
-                "kind": kind,
+                "kind": task.KIND,
+                "labels": task.LABELS,
                 "seed": recipe.seed,
                 "tools": tools("numpy", "pyarrow", "pillow"),
             },
             partial(stages.data, recipe),
         ),
+        *features_steps(recipe, store),
         Step(
             "train",
             "train",
-            ("data",),
+            ("data", "features") if recipe.train.trainable == "head" else ("data",),
             lambda: {
                 "model": plugin_parts(recipe.model, store),
-                "table": recipe.train.model_dump(mode="json"),
+                "table": recipe.train.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
                 "seed": recipe.seed,
-                "tools": tools("torch", "torchvision", "accelerate", "tokenizers", "pillow"),
+                "tools": tools("torch", "torchvision", "accelerate", "peft", "tokenizers", "pillow"),
                 "device": gpu(),
             },
             partial(stages.train, recipe),
@@ -110,6 +113,18 @@ def first_steps(recipe: Recipe, store: Store) -> list[Step]:
         if not step.module.variant(step.options):
             steps.append(pass_step(f"{BASE}{step.name}", step, "", steps[-1].name, store))
     return steps
+
+
+def features_steps(recipe: Recipe, store: Store) -> list[Step]:
+    """What the frozen body says of each example, where only the head is trained: no key of `[train]` is part of it."""
+    if recipe.train.trainable != "head":
+        return []
+
+    def parts() -> dict[str, Any]:
+        used = tools("torch", "torchvision", "tokenizers", "pillow")
+        return {"model": plugin_parts(recipe.model, store), "seed": recipe.seed, "tools": used, "device": gpu()}
+
+    return [Step("features", "train", ("data",), parts, partial(stages.features, recipe))]
 
 
 def pass_step(name: str, step: Plugin, dialect: str, before: str, store: Store) -> Step:

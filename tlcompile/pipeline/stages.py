@@ -6,13 +6,16 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Engine, Feed, Graph, Splits, read_json, write_json
 from tlcompile.parity import Tolerance
 from tlcompile.pipeline.step import Made
 from tlcompile.recipe import Plugin, Recipe, Target
+
+if TYPE_CHECKING:
+    from tlcompile.train import Job
 
 ENGINE_TOLERANCE = defaultdict(lambda: Tolerance(max_abs=1.0, agreement=0.8), fp32=Tolerance(5e-3, 1.0))
 """How far an engine may be from its own graph: rounding in fp32; in int8, kernels that round between layers."""
@@ -21,21 +24,41 @@ ENGINE_TOLERANCE = defaultdict(lambda: Tolerance(max_abs=1.0, agreement=0.8), fp
 def data(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
     from tlcompile.data import prepare
 
-    kind = registry.load("tasks", recipe.task).KIND
-    prepare(recipe.source.module, recipe.source.options, recipe.data, kind, recipe.seed, folder)
+    task = registry.load("tasks", recipe.task)
+    prepare(recipe.source.module, recipe.source.options, recipe.data, task.KIND, recipe.seed, folder, task.LABELS)
 
 
 def splits_of(made: Made) -> Splits:
     return Splits(made["data"].folder, made["data"].digest)
 
 
+def features(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.train.features import write
+
+    write(job(recipe, made), folder)
+
+
 def train(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
-    from tlcompile.train import Job, run
+    from tlcompile.train import run
+
+    run(job(recipe, made), folder, work)
+
+
+def job(recipe: Recipe, made: Made) -> Job:
+    from tlcompile.train import Job
 
     splits = splits_of(made)
-    base = recipe.path.parent.resolve()
-    job = Job(recipe.task, recipe.model, recipe.train, recipe.seed, splits.folder.resolve(), splits.classes, base)
-    run(job, folder, work)
+    return Job(
+        recipe.task,
+        recipe.model,
+        recipe.train,
+        recipe.seed,
+        splits.folder.resolve(),
+        splits.classes,
+        recipe.path.parent.resolve(),
+        recipe.name,
+        made["features"].folder.resolve() if "features" in made else None,
+    )
 
 
 def export(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
@@ -87,9 +110,10 @@ def evaluate(graph: str, engine: str, batch_size: int, made: Made, folder: Path,
     result, answers = measure(place, splits_of(made), "test", batch_size, feeds, folder)
     before = read_json(source.folder / "parity.json")[-1]["rung"]
     expected = parity.run_graph(source.model, feeds)
-    rung = parity.compare(engine, before, answers, expected, ENGINE_TOLERANCE[variant])
+    allowed, signature = ENGINE_TOLERANCE[variant], source.signature
+    rung = parity.compare(engine, before, answers, expected, allowed, signature)
     write_json(folder / "parity.json", [parity.check(rung).to_json()])
-    from_torch = parity.compare(engine, "torch", answers, torch_answers, ENGINE_TOLERANCE[variant])
+    from_torch = parity.compare(engine, "torch", answers, torch_answers, allowed, signature)
     result["measured_in"] = compiled.info["backend"] if runs_here else f"onnxruntime: {compiled.info['why_not']}"
     result["golden"] = {"max_abs": from_torch.max_abs, "agreement": from_torch.agreement}
     write_json(folder / "evaluation.json", result)

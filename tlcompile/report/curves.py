@@ -1,4 +1,4 @@
-"""Loss and accuracy per epoch, on training and validation examples."""
+"""Loss and headline figure per epoch, on training and validation examples."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcompile.report.style import COLOURS, figure, whole_numbers
+from tlcompile.report.tables import metric
 
 _LINES = (("train", "training", COLOURS[0], "o"), ("val", "validation", COLOURS[1], "s"))
 
@@ -25,7 +26,8 @@ def draw_curves(facts: dict[str, Any], path: Path) -> bool:
                 last = f"{label}, {points[-1][1]:.3f} at the end"
                 mark = "" if len(points) > 40 else marker
                 axes.plot(*zip(*points, strict=True), color=colour, marker=mark, ms=4, label=last)
-            axes.set(title=name.capitalize(), xlabel="epoch")
+            title = name if name == "loss" else metric(facts)
+            axes.set(title=title[0].upper() + title[1:], xlabel="epoch")
             whole_numbers(axes)
             axes.legend(loc="best")
     return True

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from tlcompile.report.markdown import code, flat, number, table, words
-from tlcompile.report.tables import gates, history, parity, per_class, stages, variants, worst_pairs
+from tlcompile.report.tables import gates, history, metric, parity, per_class, stages, variants, worst_pairs
 
 Facts = dict[str, Any]
 _LISTED = 30  # rows of a list that are shown before it says how many more there are
@@ -53,7 +53,8 @@ def _verdict(facts: Facts, _: set[str]) -> Iterator[str]:
         yield ""
         why = str(chosen.get("why") or "").removeprefix("ships: ")
         why = f" Chosen because: {why.rstrip('.')}." if why else ""
-        yield f"{'Would ship' if failed else 'Ships'} {code(chosen.get('engine'))}: {_measures(chosen)}.{why}"
+        measured = _measures(chosen, metric(facts))
+        yield f"{'Would ship' if failed else 'Ships'} {code(chosen.get('engine'))}: {measured}.{why}"
     notes = facts.get("notes") or []
     if notes:
         yield ""
@@ -79,8 +80,13 @@ def _variants(facts: Facts, pictures: set[str]) -> Iterator[str]:
     measured = facts.get("variants") or []
     if not measured:
         return
-    yield from ("## Variants", "", *variants(measured))
-    yield from ("", "Accuracy with its interval; latency in milliseconds a call at the batch size named.")
+    name = metric(facts)
+    yield from ("## Variants", "", *variants(measured, name))
+    title = name[0].upper() + name[1:]
+    yield from ("", f"{title} with its interval; latency in milliseconds a call at the batch size named.")
+    if more := {k: v for k, v in (facts.get("metrics") or {}).items() if isinstance(v, float)}:
+        said = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in more.items())
+        yield from ("", f"The engine that ships, on the same examples: {said}.")
     yield from _conditions(measured)
     reasons = [f"- {code(v.get('engine'))}: {v['why']}" for v in measured if v.get("why") and not v.get("chosen")]
     stand_ins = [
@@ -91,8 +97,9 @@ def _variants(facts: Facts, pictures: set[str]) -> Iterator[str]:
     if reasons:
         yield from ("", "Why the others were not chosen:", "", *reasons)
     if stand_ins:
-        yield from ("", "Accuracy that was measured elsewhere, with the same graph:", "", *stand_ins)
-    yield from _picture("variants", "accuracy of the variants against their latency", pictures)
+        yield from ("", f"{title} that was measured elsewhere, with the same graph:", "", *stand_ins)
+    yield from _picture("variants", f"{name} of the variants against their latency", pictures)
+    yield from _picture("predictions", "predicted against true numbers", pictures)
 
 
 def _parity(facts: Facts, _: set[str]) -> Iterator[str]:
@@ -110,10 +117,10 @@ def _training(facts: Facts, pictures: set[str]) -> Iterator[str]:
     if not epochs:
         return
     yield "## Training"
-    yield from _picture("curves", "loss and accuracy per epoch", pictures)
+    yield from _picture("curves", f"loss and {metric(facts)} per epoch", pictures)
     step = -(-len(epochs) // _LISTED)
     shown = [row for i, row in enumerate(epochs) if (len(epochs) - 1 - i) % step == 0]
-    yield from ("", *history(shown))
+    yield from ("", *history(shown, metric(facts)))
     if step > 1:
         yield from ("", f"One row in {step} of {len(epochs)} epochs; report.json has all.")
 
@@ -142,12 +149,17 @@ def _data(facts: Facts, _: set[str]) -> Iterator[str]:
         str(name)
         for name in facts.get("classes") or data.get("classes") or dict.fromkeys(n for s in splits.values() for n in s)
     ]
-    rows = [["**all**", *(str(sum(split.values())) for split in splits.values())]]
+    sizes = data.get("sizes") or {split: sum(found.values()) for split, found in splits.items()}
+    rows = [["**all**", *(str(sizes.get(split, "")) for split in splits)]]
     rows += [[code(name), *(str(split.get(name, 0)) for split in splits.values())] for name in names]
     by = data.get("split_by") or {}
     heads = ["class", *(f"{split} ({by[split]})" if split in by else split for split in splits)]
     if splits:
         yield from _first(table(heads, rows), _LISTED + 2)
+    if data.get("target"):
+        target = data["target"]
+        said = f"mean {target['mean']:.6g} and standard deviation {target['std']:.6g} over train"
+        yield from ("", f"The target is {code(target['name'])}: {said}.")
     if data.get("calibration"):
         yield from ("", f"Quantization is calibrated on {len(data['calibration'])} training examples.")
     if data.get("notes"):
@@ -199,12 +211,12 @@ def _short(gate: Facts) -> str:
     return f"found {number(gate.get('value')) or 'no value'}"
 
 
-def _measures(variant: Facts) -> str:
+def _measures(variant: Facts, metric: str) -> str:
     low, high = variant.get("accuracy_interval") or (None, None)
     interval = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
     latency = (variant.get("latency") or {}).get("batch_1", {}).get("p50_ms")
     said = (
-        ("accuracy ", number(variant.get("accuracy"), ".4f"), interval),
+        (f"{metric} ", number(variant.get("accuracy"), ".4f"), interval),
         ("median latency ", number(latency, ".2f"), " ms at batch 1"),
         ("", number(variant.get("size_mb"), ".2f"), " MB"),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcompile.report.style import COLOURS, FAINT, INK, figure
+from tlcompile.report.tables import metric
 
 _MARKS = ("o", "s", "^", "D", "v", "P")
 
@@ -25,7 +26,7 @@ def draw_variants(facts: dict[str, Any], path: Path) -> bool:
             _point(axes, variant, colour, mark)
         _frame(axes, shown)
         _limits(axes, facts.get("gates") or [])
-        axes.set(xlabel="median latency at batch 1, ms", ylabel="accuracy on test examples")
+        axes.set(xlabel="median latency at batch 1, ms", ylabel=f"{metric(facts)} on test examples")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), labelspacing=0.9)
     return True
 

@@ -22,10 +22,15 @@ def _verdict(gate: dict[str, Any]) -> str:
     return "deferred" if gate.get("deferred") else "passed" if gate.get("passed") else "**FAILED**"
 
 
-def variants(rows: Rows) -> list[str]:
+def metric(facts: dict[str, Any]) -> str:
+    """What the headline figure is called."""
+    return str(facts.get("metric") or "accuracy")
+
+
+def variants(rows: Rows, metric: str = "accuracy") -> list[str]:
     """One row an engine; one group of columns for each batch size that was measured."""
     batches = list(dict.fromkeys(b for row in rows for b in row.get("latency") or {} if b.startswith("batch_")))
-    heads = ["engine", "backend", "precision", "accuracy", "drop (upper bound)"]
+    heads = ["engine", "backend", "precision", metric, "drop (upper bound)"]
     for batch in batches:
         heads += [f"{batch.replace('_', ' ')}: {what}" for what in ("p50", "p90", "p99", "per second")]
     made = []
@@ -53,7 +58,7 @@ def _drop(row: dict[str, Any]) -> str:
 
 
 def parity(rows: Rows) -> list[str]:
-    heads = ("step", "against", "largest error", "same label", "allowed", "verdict")
+    heads = ("step", "against", "largest error", "same answer", "allowed", "verdict")
     return table(
         heads,
         [
@@ -70,7 +75,7 @@ def parity(rows: Rows) -> list[str]:
     )
 
 
-def history(rows: Rows) -> list[str]:
+def history(rows: Rows, metric: str = "accuracy") -> list[str]:
     keys = {
         "epoch": "",
         "train_loss": ".4f",
@@ -80,7 +85,7 @@ def history(rows: Rows) -> list[str]:
         "lr": ".2e",
         "seconds": ".1f",
     }
-    heads = [key.replace("_", " ") for key in keys]
+    heads = [key.replace("_", " ").replace("accuracy", metric) for key in keys]
     return table(heads, [[number(row.get(key), form) for key, form in keys.items()] for row in rows])
 
 

@@ -3,6 +3,8 @@
 The facts are plain JSON values; every key may be absent, and what is absent is left out of the page:
 
     name, task, classes        as in the recipe and the data
+    metric                     what the headline figure `accuracy` is called: accuracy, label accuracy, R²
+    metrics                    further figures of the engine that ships, by name
     recipe                     the recipe with every default
     gates                      [{target, gate, limit, value, passed, deferred, why}]
     variants                   [{engine, target, variant, backend, accuracy, accuracy_interval: [low, high], n, drop,
@@ -12,6 +14,7 @@ The facts are plain JSON values; every key may be absent, and what is absent is 
     history                    [{epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds}]
     confusion                  matrix of the chosen variant: row = true class, column = predicted class
     per_class                  [{class, …numbers}]
+    predictions                [[true, predicted]] numbers
     data                       content of data.json
     applied                    hyper-parameters, read back from what ran
     stages                     [{step, seconds, cached}]

@@ -16,12 +16,16 @@ from tlcompile.runtime.model import Model, load
 
 
 def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 2 wrong usage, 3 an item can't be read, 4 the bundle is damaged or fails, 130 interrupted."""
+    """Exit code: 0 done, 2 wrong usage, 3 an item can't be read, 4 the bundle is damaged or fails, 5 finalized and too
+    slow, 130 interrupted.
+    """
     try:
         kind = manifests.read(bundle).kind
         asked = _parser(kind).parse_args(arguments)
+        if asked.finalize:
+            return _finalize(bundle, asked.target, asked.memory_mib)
         if not asked.self_test and not asked.items:
-            _parser(kind).error(f"expected {kind}s, or --self-test")
+            _parser(kind).error(f"expected {kind}s, --self-test or --finalize")
         if asked.self_test:
             return _self_test(bundle, asked.target)
         for line in predict_lines(bundle, asked.items, asked.target, asked.batch_size, asked.top):
@@ -36,12 +40,14 @@ def main(bundle: Path, arguments: Sequence[str] | None = None) -> int:
 
 def _parser(kind: str) -> argparse.ArgumentParser:
     item = "paths of image files" if kind == "image" else "texts"
-    parser = argparse.ArgumentParser(prog="predict.py", description=f"Classify {kind}s; one JSON line each.")
+    parser = argparse.ArgumentParser(prog="predict.py", description=f"Answer for {kind}s; one JSON line each.")
     parser.add_argument("items", nargs="*", metavar=kind.upper(), help=f"{item}; '-' reads one a line from stdin")
     parser.add_argument("--target", default="", help="engine to run; else the first of the manifest that runs here")
     parser.add_argument("--top", type=_count, default=5, help="how many classes to print (5)")
     parser.add_argument("--batch-size", type=_count, default=8, help="items that run at a time (8)")
     parser.add_argument("--self-test", action="store_true", help="compare the engine with the stored golden outputs")
+    parser.add_argument("--finalize", action="store_true", help="build on this device what waits for it, and prove it")
+    parser.add_argument("--memory-mib", type=_count, help="what a build of --finalize may take; no limit if not given")
     return parser
 
 
@@ -76,6 +82,15 @@ def predict_lines(
 def _say_notes(model: Model) -> None:
     for note in model.notes:
         print(note, file=sys.stderr)
+
+
+def _finalize(bundle: Path, target: str, memory_mib: int | None) -> int:
+    from tlcompile.runtime.finalize import failed, finalize, in_words
+
+    result = finalize(bundle, target=target, memory_mib=memory_mib)
+    for line in in_words(result):
+        print(line)
+    return 5 if failed(result) else 0
 
 
 def _self_test(bundle: Path, target: str) -> int:

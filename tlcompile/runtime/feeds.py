@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlcompile.artifacts import Feed, Signature, TextSpec
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Example = np.ndarray | str
 Feeder = Callable[[Sequence[Example]], Feed]
@@ -22,13 +26,19 @@ def image_feed(images: Sequence[Example]) -> Feed:
     return {"image": np.stack([np.asarray(image) for image in images])}
 
 
-def text_feeder(tokenizer_json: Path, spec: TextSpec) -> Feeder:
-    """A feeder around the `tokenizers` library; no transformers, no torch."""
+def open_tokenizer(tokenizer_json: Path, spec: TextSpec) -> Tokenizer:
+    """A tokenizer that cuts and pads as `spec` says."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
     tokenizer.enable_truncation(max_length=spec.max_length)
     tokenizer.enable_padding(pad_id=spec.pad_id, pad_token=tokenizer.id_to_token(spec.pad_id) or "[PAD]")
+    return tokenizer
+
+
+def text_feeder(tokenizer_json: Path, spec: TextSpec) -> Feeder:
+    """A feeder around the `tokenizers` library; no transformers, no torch."""
+    tokenizer = open_tokenizer(tokenizer_json, spec)
 
     def feed(texts: Sequence[Example]) -> Feed:
         encoded = tokenizer.encode_batch([str(text) for text in texts])

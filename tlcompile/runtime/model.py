@@ -1,4 +1,4 @@
-"""A bundle, ready to classify: `load(folder).predict(items)`."""
+"""A bundle, ready to answer: `load(folder).predict(items)`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,13 @@ from tlcompile.parity import Rung, compare
 from tlcompile.runtime import golden
 from tlcompile.runtime.choose import Opened, choose
 from tlcompile.runtime.feeds import Example, batches, feeder
+from tlcompile.runtime.prediction import AnyPrediction, prediction
 
 if TYPE_CHECKING:
-    from tlcompile.artifacts import Feed
+    from tlcompile.artifacts import Feed, Signature
 
 Item = Path | bytes | str | np.ndarray
 _WINDOW = 16  # batches of items that are in memory at a time
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable class, and the `top` most probable ones with their probabilities, best first."""
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -41,11 +33,7 @@ class SelfTest(Rung):
     """What the opened engine answers to the golden feeds, against the stored answers of the portable graph."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.rung}: {'passed' if self.ok else 'FAILED'} on {self.n} golden examples: "
-            f"largest error of a probability {self.max_abs:.2g} (allowed {self.tolerance.max_abs:g}), "
-            f"same label {self.agreement:.1%} (at least {self.tolerance.agreement:.0%})"
-        )
+        return f"{self.rung}: {'passed' if self.ok else 'FAILED'} on {self.n} golden examples: {self.found}"
 
 
 @dataclass(frozen=True)
@@ -73,11 +61,15 @@ class Model:
     def kind(self) -> InputKind:
         return self.opened.signature.kind
 
+    @property
+    def signature(self) -> Signature:
+        return self.opened.signature
+
     def run(self, feed: Feed) -> Feed:
-        """The engine itself: arrays by input name -> `logits` and `probabilities`, float32 [batch, classes]."""
+        """The engine itself: arrays by input name -> `logits` and the answer (see `signature`), float32 [batch, K]."""
         return self.opened.runner.run(feed)
 
-    def predict(self, items: Sequence[Item], batch_size: int = 8, top: int = 5) -> list[Prediction]:
+    def predict(self, items: Sequence[Item], batch_size: int = 8, top: int = 5) -> list[AnyPrediction]:
         """One prediction for each item, in order. DataError names every item that can't be read.
 
         An image is a path (Path or str), the bytes of an image file, or a uint8 array [height, width, 3] in RGB.
@@ -85,26 +77,33 @@ class Model:
         """
         return list(self.stream(items, batch_size, top))
 
-    def stream(self, items: Iterable[Item], batch_size: int = 8, top: int = 5) -> Iterator[Prediction]:
+    def stream(self, items: Iterable[Item], batch_size: int = 8, top: int = 5) -> Iterator[AnyPrediction]:
         """`predict` for any number of items: a few batches of them are in memory at a time."""
-        if batch_size < 1 or top < 1:
-            raise ValueError("batch_size and top must be 1 or more")
-        to_feed = feeder(self.opened.signature, self.bundle)
+        if top < 1:
+            raise ValueError("top must be 1 or more")
+        return (prediction(answer, self.signature, top) for answer in self.answers(items, batch_size))
+
+    def answers(self, items: Iterable[Item], batch_size: int = 8) -> Iterator[np.ndarray]:
+        """The row of each item in the output `signature.answer`, float32 [K], in order; memory as in `stream`."""
+        if batch_size < 1:
+            raise ValueError("batch_size must be 1 or more")
+        to_feed = feeder(self.signature, self.bundle)
         rest = iter(items)
         while window := list(islice(rest, batch_size * _WINDOW)):
             examples = read_all(window, self.kind)
             found: dict[int, np.ndarray] = {}
             for indices in batches(examples, batch_size):
                 out = self.run(to_feed([examples[i] for i in indices]))
-                found.update(zip(indices, out["probabilities"], strict=True))
-            yield from (_prediction(found[i], self.classes, top) for i in range(len(window)))
+                found.update(zip(indices, out[self.signature.answer], strict=True))
+            yield from (found[i] for i in range(len(window)))
 
     def self_test(self) -> SelfTest:
         """The engine's answers to the golden feeds against the stored ones. If not `ok`, it does not compute here
         what it was proven to."""
         feeds, stored = golden.load(self.bundle / "golden.npz")
         found = [self.run(feed) for feed in feeds]
-        return SelfTest(**vars(compare(self.engine, "golden.npz", found, stored, self.opened.tolerance)))
+        rung = compare(self.engine, "golden.npz", found, stored, self.opened.tolerance, self.signature)
+        return SelfTest(**vars(rung))
 
     def close(self) -> None:
         self.opened.runner.close()
@@ -161,10 +160,3 @@ def _text(item: Item) -> Example:
     if not text.strip():
         raise ValueError("an empty text")
     return text
-
-
-def _prediction(probabilities: np.ndarray, classes: Sequence[str], top: int) -> Prediction:
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    found = {classes[i]: float(probabilities[i]) for i in best}
-    label, probability = next(iter(found.items()))
-    return Prediction(label, probability, found)

@@ -1,7 +1,7 @@
 """One class for each image."""
 
-from tlcompile.tasks._classification import correct, loss
+from tlcompile.tasks._classification import ACTIVATION, LABELS, LOSSES, METRIC, loss, score
 
-__all__ = ["KIND", "correct", "loss"]
+__all__ = ["ACTIVATION", "KIND", "LABELS", "LOSSES", "METRIC", "loss", "score"]
 
 KIND = "image"

@@ -34,11 +34,11 @@ class Neighbours:
 
     @classmethod
     def of_network(cls, module: nn.Module, tokenizer: Tokenizer) -> Neighbours:
-        """From a copy of the embedding as it is now. RecipeError where there is none of the vocabulary's size."""
+        """From the embedding as it is now, copied. RecipeError where there is none of the vocabulary's size."""
         vocabulary = tokenizer.get_vocab()
         for part in module.modules():
             if isinstance(part, nn.Embedding) and part.num_embeddings > max(vocabulary.values()):
-                return cls(part.weight.detach().float().cpu().numpy().copy(), vocabulary)
+                return cls(part.weight.detach().float().cpu().numpy(), vocabulary)
         what = "the network has no embedding of its tokenizer's vocabulary"
         raise RecipeError(Problem("train.augment.synonyms", what))
 

@@ -1,0 +1,128 @@
+"""The ranges of shapes that a TensorRT engine accepts: its optimization profiles, out of the recipe and the signature.
+
+Kernels are chosen for the middle of a range, so one engine can hold several: say, one that is fastest for single
+examples and one for large batches. The runner takes the profile whose best size is nearest to the feed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import ConfigDict, Strict, field_validator
+
+from tlcompile.artifacts import TextSpec
+from tlcompile.compile._options import EngineOptions
+from tlcompile.errors import Problem, TlcompileError
+from tlcompile.options import Field
+from tlcompile.options import Options as BaseOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tlcompile.artifacts import Signature
+
+Range = tuple[int, int, int]
+Sizes = tuple[int, ...]
+Shapes = dict[str, tuple[Sizes, Sizes, Sizes]]  # input -> minimum, best, maximum
+_Range = Annotated[Range, Strict(False)]
+_MIN_MAX = "[minimum, the one to be fastest at, maximum]"
+
+
+def _ordered(value: Range | None) -> Range | None:
+    if value is not None and not 1 <= value[0] <= value[1] <= value[2]:
+        raise ValueError(f"expected 1 <= minimum <= best <= maximum, found {list(value)}")
+    return value
+
+
+class Profile(BaseOptions):
+    """One more range; what it leaves out is as in the first."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    batch: _Range | None = Field(None, description=f"examples of one call: {_MIN_MAX}")
+    image_px: _Range | None = Field(None, description=f"height and width of raw images: {_MIN_MAX}")
+    tokens: _Range | None = Field(None, description=f"tokens of a text: {_MIN_MAX}")
+
+    _order = field_validator("batch", "image_px", "tokens")(_ordered)
+
+
+class ProfileOptions(EngineOptions):
+    """What both TensorRTs have. A feed outside of every range is refused with a sentence."""
+
+    model_config = ConfigDict(defer_build=True)  # their schemas are made when a recipe names them
+
+    batch: _Range = Field((1, 1, 32), description=f"examples of one call: {_MIN_MAX}")
+    image_px: _Range = Field((1, 256, 1024), description=f"height and width of raw images: {_MIN_MAX}")
+    tokens: _Range | None = Field(
+        None, description=f"tokens of a text: {_MIN_MAX}; [1, at most 64, the model's limit] where not given"
+    )
+    profiles: Annotated[tuple[Profile, ...], Strict(False)] = Field(
+        (), max_length=7, description="further ranges, each a table with batch, image_px or tokens; 7 at most"
+    )
+    tf32: bool = Field(False, description="let fp32 products be rounded to TF32 (10 bits of mantissa): faster")
+    cuda_graphs: bool = Field(
+        False, description="record the launches of shapes that come again in a row, and replay them"
+    )
+
+    _order = field_validator("batch", "image_px", "tokens")(_ordered)
+
+
+def shapes(options: ProfileOptions, signature: Signature) -> list[Shapes]:
+    """The smallest, best and largest shape of every input of the graph, for each profile."""
+    found: list[Shapes] = []
+    profiles: tuple[ProfileOptions | Profile, ...] = (options, *options.profiles)
+    for profile in profiles:
+        made = _of_inputs(_ranges(options, profile, signature), signature)
+        if made in found:
+            what = f"two ranges are the same for these inputs: {made}"
+            raise TlcompileError(Problem("profiles", what))
+        found.append(made)
+    return found
+
+
+def _ranges(options: ProfileOptions, profile: ProfileOptions | Profile, signature: Signature) -> dict[str, Range]:
+    """Dimension -> range."""
+    pixels = profile.image_px or options.image_px
+    ranges = {"batch": profile.batch or options.batch, "height": pixels, "width": pixels}
+    if isinstance(signature.spec, TextSpec):
+        limit = signature.spec.max_length
+        tokens = profile.tokens or options.tokens or (1, min(64, limit), limit)
+        if tokens[2] > limit:
+            raise TlcompileError(Problem("tokens", f"found {list(tokens)}, but the model takes {limit} at most"))
+        ranges["tokens"] = tokens
+    return ranges
+
+
+def _of_inputs(ranges: dict[str, Range], signature: Signature) -> Shapes:
+    found: Shapes = {}
+    for tensor in signature.inputs:
+        if unknown := [size for size in tensor.shape if isinstance(size, str) and size not in ranges]:
+            what = f"no range is known for its dimension '{unknown[0]}'"
+            raise TlcompileError(Problem(f"input '{tensor.name}'", what))
+        low, best, high = (
+            tuple(size if isinstance(size, int) else ranges[size][at] for size in tensor.shape) for at in range(3)
+        )
+        found[tensor.name] = (low, best, high)
+    return found
+
+
+def nearest_profile(profiles: Sequence[Shapes], feed: dict[str, Sizes]) -> int | None:
+    """The profile that accepts the shapes of `feed` and is fastest nearest to them; None where none accepts them."""
+
+    def fits(profile: Shapes) -> bool:
+        return all(
+            low <= size <= high
+            for name, (lows, _, highs) in profile.items()
+            for low, size, high in zip(lows, feed[name], highs, strict=True)
+        )
+
+    def far(profile: Shapes) -> float:
+        """How much larger or smaller the feed is than the best shapes: the product of the ratios of their sides."""
+        product = 1.0
+        for name, (_, best, _) in profile.items():
+            for size, wanted in zip(feed[name], best, strict=True):
+                product *= max(size, wanted) / min(size, wanted)
+        return product
+
+    fitting = [index for index, profile in enumerate(profiles) if fits(profile)]
+    return min(fitting, key=lambda index: far(profiles[index]), default=None)

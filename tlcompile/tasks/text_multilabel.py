@@ -1,0 +1,7 @@
+"""Any number of classes for each text."""
+
+from tlcompile.tasks._multilabel import ACTIVATION, LABELS, LOSSES, METRIC, loss, score
+
+__all__ = ["ACTIVATION", "KIND", "LABELS", "LOSSES", "METRIC", "loss", "score"]
+
+KIND = "text"
