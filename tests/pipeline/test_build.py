@@ -146,7 +146,7 @@ def test_a_build_that_was_killed_goes_on_and_repeats_nothing_finished(tmp_path: 
     recipe(tmp_path / "recipe.toml", epochs=4)
     command = [sys.executable, "-m", "tlcompile", "build", "recipe.toml", "--store", "store", "--until", "train"]
     child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not list(tmp_path.glob("store/work/*/epoch-*")):
+    while not list(tmp_path.glob("store/work/*/at-*")):
         assert child.poll() is None, "the build ended before it could be killed"
         time.sleep(0.005)
     os.kill(child.pid, signal.SIGKILL)
@@ -162,11 +162,11 @@ def test_ctrl_c_ends_with_130_and_the_next_build_goes_on(tmp_path: Path) -> None
     recipe(tmp_path / "recipe.toml", epochs=50)
     command = [sys.executable, "-m", "tlcompile", "build", "recipe.toml", "--store", "store", "--until", "train"]
     child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while not list(tmp_path.glob("store/work/*/epoch-*")):
+    while not list(tmp_path.glob("store/work/*/at-*")):
         assert child.poll() is None
         time.sleep(0.005)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "Traceback" not in said
-    assert list(tmp_path.glob("store/work/*/epoch-*"))
+    assert list(tmp_path.glob("store/work/*/at-*"))

@@ -12,6 +12,7 @@ from typing import Any
 from tlcompile import progress, registry
 from tlcompile.artifacts import read_json
 from tlcompile.errors import BackendMissing, GateError, Problem, RecipeError, TlcompileError, nearest
+from tlcompile.options import PathText
 from tlcompile.package.publish import check_writable, publish
 from tlcompile.pipeline.plan import plan
 from tlcompile.pipeline.step import Step
@@ -32,17 +33,19 @@ class Built:
 def check_paths(recipe: Recipe) -> None:
     """RecipeError for every path of the recipe that is not there; imports nothing heavy."""
     problems = []
-    for table, plugin in (("data", recipe.source), ("model", recipe.model)):
-        for key, path in plugin.paths():
-            try:
-                there = path.absolute.exists()
-            except RecipeError as error:  # a package that is not installed
-                problems += [replace(p, where=f"{recipe.path}: {table}.{key} = '{p.where}'") for p in error.problems]
-                continue
-            if not there:
-                siblings = [f.name for f in path.absolute.parent.glob("*")] if path.absolute.parent.is_dir() else []
-                near = nearest(path.absolute.name, siblings)
-                problems.append(Problem(f"{recipe.path}: {table}.{key}", f"no such file or folder '{path}'", near))
+    plugins = (("data", recipe.source), ("model", recipe.model))
+    named = [(f"{table}.{key}", path) for table, plugin in plugins for key, path in plugin.paths()]
+    named += [(f"train.augment.{key}", path) for key, path in recipe.train.augment if isinstance(path, PathText)]
+    for key, path in named:
+        try:
+            there = path.absolute.exists()
+        except RecipeError as error:  # a package that is not installed
+            problems += [replace(p, where=f"{recipe.path}: {key} = '{p.where}'") for p in error.problems]
+            continue
+        if not there:
+            siblings = [f.name for f in path.absolute.parent.glob("*")] if path.absolute.parent.is_dir() else []
+            near = nearest(path.absolute.name, siblings)
+            problems.append(Problem(f"{recipe.path}: {key}", f"no such file or folder '{path}'", near))
     if problems:
         raise RecipeError(*problems)
 

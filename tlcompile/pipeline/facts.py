@@ -66,7 +66,8 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "stages": [{"step": name, "seconds": entry.seconds, "cached": entry.cached} for name, entry in made.items()],
         "environment": environment(),
         "provenance": {name: entry.digest for name, entry in made.items()},
-        "notes": notes(rows),
+        "views": views(checkpoint.folder / "samples" / "views.txt"),
+        "notes": [*notes(rows), *exported(made["export"].folder), *checkpoint.applied.get("notes", ())],
     }
 
 
@@ -174,6 +175,17 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         if isinstance(t, dict) and t.get("noisy")
     ]
     return [*stand_ins, *noisy]
+
+
+def exported(folder: Path) -> list[str]:
+    """Which exporter made the graph, where it was not the one that the recipe names."""
+    info = read_json(folder / "exporter.json")
+    return [f"exported by {info['exporter']}: {'; '.join(info['refused'])}"] if info["refused"] else []
+
+
+def views(path: Path) -> list[str]:
+    """Texts as the network received them; none of images, which are a picture."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def portable_graph(made: Made) -> Graph:

@@ -9,6 +9,7 @@ from typing import Any
 from tlcompile import compile as backends
 from tlcompile import registry
 from tlcompile.errors import Problem, RecipeError, nearest, one_of
+from tlcompile.options import PathText
 from tlcompile.pipeline import stages
 from tlcompile.pipeline.step import Step, plugin_parts, tools
 from tlcompile.recipe import Plugin, Recipe, Target
@@ -91,6 +92,9 @@ def first_steps(recipe: Recipe, store: Store) -> list[Step]:
             lambda: {
                 "model": plugin_parts(recipe.model, store),
                 "table": recipe.train.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
+                "paths": {
+                    k: store.stats.digest(v.absolute) for k, v in recipe.train.augment if isinstance(v, PathText)
+                },
                 "seed": recipe.seed,
                 "tools": tools("torch", "torchvision", "accelerate", "peft", "tokenizers", "pillow"),
                 "device": gpu(),

@@ -160,7 +160,7 @@ def report(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
     from tlcompile.pipeline.facts import gather
     from tlcompile.report.write import write
 
-    write(gather(recipe, made), folder)
+    write(gather(recipe, made), folder, made["train"].folder / "samples")
 
 
 def package(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:

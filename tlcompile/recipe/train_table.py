@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Strict, field_validator, model_validator
 
-from tlcompile.options import Field, NameList, Options
+from tlcompile.options import Field, NameList, Options, RecipePath
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Pair = Annotated[tuple[Share, Share], Strict(False)]
@@ -39,7 +39,7 @@ class AugmentTable(Options):
     mask_entities: Share = Field(0.0, description="share of capitalised words and numbers replaced by the mask token")
     cut_span: Share = Field(0.0, description="share of a text's words left out, in one stretch")
     synonyms: Share = Field(0.0, description="share of a text's words replaced by a neighbour of their embedding")
-    back_translation: str = Field(
+    back_translation: RecipePath = Field(
         "", description="folder with two local translation models 'there' and 'back'; '' = none"
     )
 

@@ -123,6 +123,11 @@ def _training(facts: Facts, pictures: set[str]) -> Iterator[str]:
     yield from ("", *history(shown, metric(facts)))
     if step > 1:
         yield from ("", f"One row in {step} of {len(epochs)} epochs; report.json has all.")
+    if "views" in pictures or facts.get("views"):
+        yield from ("", "What the network received in its first batch, augmented and mixed:")
+    yield from _picture("views", "the first training batch", pictures)
+    if facts.get("views"):
+        yield from ("", "```", *facts["views"], "```")
 
 
 def _confusion(facts: Facts, pictures: set[str]) -> Iterator[str]:
@@ -172,7 +177,8 @@ def _data(facts: Facts, _: set[str]) -> Iterator[str]:
 def _applied(facts: Facts, _: set[str]) -> Iterator[str]:
     if facts.get("applied"):
         yield from ("## Hyper-parameters as applied", "", "Read back from what ran, not from the recipe.", "")
-        yield from table(("name", "value"), [(code(key), value) for key, value in flat(facts["applied"])])
+        found = flat({key: value for key, value in facts["applied"].items() if key != "notes"})
+        yield from table(("name", "value"), [(code(key), value) for key, value in found])
 
 
 def _stages(facts: Facts, _: set[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ The facts are plain JSON values; every key may be absent, and what is absent is 
     applied                    hyper-parameters, read back from what ran
     stages                     [{step, seconds, cached}]
     environment                {python, platform, cpu, isa, cores, versions, …}
+    views                      texts as the network received them, each with its label in front
     notes                      sentences
 
 Equal facts give equal files: no time of day is written.
@@ -27,6 +28,7 @@ Equal facts give equal files: no time of day is written.
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,18 @@ from tlcompile.report.page import page
 from tlcompile.report.pictures import draw_all
 
 
-def write(facts: dict[str, Any], folder: Path) -> None:
-    """Fill `folder` with report.json, report.md and, where there is something to draw, pictures/*.png."""
+def write(facts: dict[str, Any], folder: Path, samples: Path | None = None) -> None:
+    """Fill `folder` with report.json, report.md and, where there is something to draw, pictures/*.png.
+
+    `samples` has `views.png`: pictures as the network received them.
+    """
     facts = plain(facts)
     write_json(folder / "report.json", facts)
     pictures = draw_all(facts, folder / "pictures")
+    if samples and (samples / "views.png").exists():
+        (folder / "pictures").mkdir(exist_ok=True)
+        shutil.copyfile(samples / "views.png", folder / "pictures" / "views.png")
+        pictures = pictures | {"views"}
     (folder / "report.md").write_text(page(facts, pictures), encoding="utf-8")
 
 

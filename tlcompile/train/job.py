@@ -34,7 +34,11 @@ class Job:
     features: Path | None = None
 
     def network(self) -> Network:
-        """The network before any training: the same at each call, for what is new in it is drawn after `seed`."""
+        """The network before any training: the same at each call, for what is new in it is drawn after `seed`.
+
+        A new head begins at zero: it knows nothing yet, and so tells the pretrained body nothing wrong (A. Kolesnikov et
+        al., "Big Transfer", ECCV 2020, fine-tune so). Large random answers cost many steps to unlearn.
+        """
         from accelerate.utils import set_seed
 
         kind = registry.load("tasks", self.task).KIND
@@ -42,6 +46,7 @@ class Job:
             raise RecipeError(Problem("model.library", f"'{self.model.name}' makes no networks for {kind}s"))
         set_seed(self.seed)
         network: Network = self.model.module.build(self.model.options, max(1, len(self.classes)))
+        zero_head(network)
         return network
 
     def identity(self) -> dict[str, Any]:
@@ -73,7 +78,7 @@ class Job:
         return cls(
             value["task"],
             Plugin("models", value["library"], options),
-            TrainTable.model_validate(value["table"]),
+            TrainTable.model_validate(value["table"], context={"base": base}),
             value["seed"],
             Path(value["splits"]),
             tuple(value["classes"]),
@@ -81,3 +86,15 @@ class Job:
             value["name"],
             Path(value["features"]) if value["features"] else None,
         )
+
+
+def zero_head(network: Network) -> None:
+    """Weights and bias of the head's last linear layer become 0, so all answers are 0."""
+    from torch import nn
+
+    head = network.module.get_submodule(network.head[-1])
+    linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
+    if linear:
+        nn.init.zeros_(linear[-1].weight)
+        if linear[-1].bias is not None:
+            nn.init.zeros_(linear[-1].bias)

@@ -54,7 +54,9 @@ def _batch_size(trainer: Trainer, asked: TrainTable) -> int:
     """The largest that fits, found by the main process: the others would compete with it for the memory."""
     found = [0]
     if trainer.accelerator.is_main_process:
-        loader, order = training_loader(trainer.train, trainer.network, trainer.size, asked, 1, trainer.job.seed, trainer.work)
+        loader, order = training_loader(
+            trainer.train, trainer.network, trainer.size, asked, 1, trainer.job.seed, trainer.work
+        )
         order.begin(asked.epochs - 1)
         inputs, targets = next(iter(loader))
         device = trainer.accelerator.device
