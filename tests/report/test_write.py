@@ -66,3 +66,14 @@ def test_each_column_may_be_absent(facts: dict[str, Any], tmp_path: Path, table:
 def test_a_gate_without_a_column_is_drawn_or_left_out(facts: dict[str, Any], tmp_path: Path, key: str) -> None:
     gates = [{k: v for k, v in gate.items() if k != key} for gate in facts["gates"]]
     assert draw_all({"variants": facts["variants"], "gates": gates}, tmp_path) == {"variants"}
+
+
+def test_what_the_network_received_is_shown(facts: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("samples", "report"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "samples" / "views.png").write_bytes(b"a picture")
+    write(facts | {"views": ["good\t[CLS] a film [SEP]"]}, tmp_path / "report", tmp_path / "samples")
+    said = (tmp_path / "report" / "report.md").read_text()
+    assert "![the first training batch](pictures/views.png)" in said
+    assert "good\t[CLS] a film [SEP]" in said
+    assert (tmp_path / "report" / "pictures" / "views.png").read_bytes() == b"a picture"

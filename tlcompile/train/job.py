@@ -36,8 +36,8 @@ class Job:
     def network(self) -> Network:
         """The network before any training: the same at each call, for what is new in it is drawn after `seed`.
 
-        A new head begins at zero: it knows nothing yet, and so tells the pretrained body nothing wrong (A. Kolesnikov et
-        al., "Big Transfer", ECCV 2020, fine-tune so). Large random answers cost many steps to unlearn.
+        A new head begins at zero: it knows nothing yet, and so tells the pretrained body nothing wrong (so do A.
+        Kolesnikov et al., "Big Transfer", ECCV 2020). Large random answers cost many steps to unlearn.
         """
         from accelerate.utils import set_seed
 
