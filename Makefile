@@ -12,8 +12,11 @@ demo: $(READY)
 	$(BIN)/tlcompile build recipes/quickstart.toml
 	$(BIN)/tlcompile verify dist/digits
 
+# Two processes: training in one that has opened engines of every backend before crashed in native code (benchmarks/LOG.md).
+# A build never does that either: engines run in processes of their own.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/train
+	$(BIN)/python -m pytest tests/train
 
 check: $(READY)
 	$(BIN)/ruff format --check .
