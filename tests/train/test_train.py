@@ -116,9 +116,7 @@ def test_a_batch_larger_than_the_data_is_refused(splits: Path, tmp_path: Path) -
 
 
 def test_a_loss_that_becomes_nan_stops_with_a_sentence(splits: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        TlcompileError, match=r"the loss of step \d became NaN.*first at '.+bad_batch\.safetensors"
-    ):
+    with pytest.raises(TlcompileError, match=r"the loss of step \d became NaN.*first at '.+bad_batch\.safetensors"):
         run(job(splits, lr=1e30, clip_norm=1e30), tmp_path)
 
 
