@@ -68,55 +68,61 @@ def wanted(recipe: Recipe, known: tuple[str, ...]) -> list[tuple[Target, str]]:
 
 def first_steps(recipe: Recipe, store: Store) -> list[Step]:
     """data -> train -> export -> the passes that every target shares."""
-    task = registry.load("tasks", recipe.task)
-    steps = [
-        Step(
-            "data",
-            "data",
-            (),
-            lambda: {
-                "table": recipe.data.model_dump(mode="json", exclude={"source"}),
-                "source": plugin_parts(recipe.source, store),
-                "kind": task.KIND,
-                "labels": task.LABELS,
-                "seed": recipe.seed,
-                "tools": tools("numpy", "pyarrow", "pillow"),
-            },
-            partial(stages.data, recipe),
-        ),
-        *features_steps(recipe, store),
-        Step(
-            "train",
-            "train",
-            ("data", "features") if recipe.train.trainable == "head" else ("data",),
-            lambda: {
-                "model": plugin_parts(recipe.model, store),
-                "table": recipe.train.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
-                "paths": {
-                    k: store.stats.digest(v.absolute) for k, v in recipe.train.augment if isinstance(v, PathText)
-                },
-                "seed": recipe.seed,
-                "tools": tools("torch", "torchvision", "accelerate", "peft", "tokenizers", "pillow"),
-                "device": gpu(),
-            },
-            partial(stages.train, recipe),
-        ),
-        Step(
-            "export",
-            "export",
-            ("data", "train"),
-            lambda: {
-                "model": plugin_parts(recipe.model, store),
-                "table": recipe.export.model_dump(mode="json"),
-                "tools": tools("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-            },
-            partial(stages.export, recipe),
-        ),
-    ]
+    steps = [data_step(recipe, store), *features_steps(recipe, store), train_step(recipe, store)]
+    steps.append(export_step(recipe, store))
     for step in recipe.passes:
         if not step.module.variant(step.options):
             steps.append(pass_step(f"{BASE}{step.name}", step, "", steps[-1].name, store))
     return steps
+
+
+def data_step(recipe: Recipe, store: Store) -> Step:
+    task = registry.load("tasks", recipe.task)
+    return Step(
+        "data",
+        "data",
+        (),
+        lambda: {
+            "table": recipe.data.model_dump(mode="json", exclude={"source"}),
+            "source": plugin_parts(recipe.source, store),
+            "kind": task.KIND,
+            "labels": task.LABELS,
+            "seed": recipe.seed,
+            "tools": tools("numpy", "pyarrow", "pillow"),
+        },
+        partial(stages.data, recipe),
+    )
+
+
+def train_step(recipe: Recipe, store: Store) -> Step:
+    return Step(
+        "train",
+        "train",
+        ("data", "features") if recipe.train.trainable == "head" else ("data",),
+        lambda: {
+            "model": plugin_parts(recipe.model, store),
+            "table": recipe.train.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
+            "paths": {k: store.stats.digest(v.absolute) for k, v in recipe.train.augment if isinstance(v, PathText)},
+            "seed": recipe.seed,
+            "tools": tools("torch", "torchvision", "accelerate", "peft", "tokenizers", "pillow"),
+            "device": gpu(),
+        },
+        partial(stages.train, recipe),
+    )
+
+
+def export_step(recipe: Recipe, store: Store) -> Step:
+    return Step(
+        "export",
+        "export",
+        ("data", "train"),
+        lambda: {
+            "model": plugin_parts(recipe.model, store),
+            "table": recipe.export.model_dump(mode="json"),
+            "tools": tools("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
+        },
+        partial(stages.export, recipe),
+    )
 
 
 def features_steps(recipe: Recipe, store: Store) -> list[Step]:

@@ -30,6 +30,4 @@ def check(table: TrainTable, task: ModuleType) -> list[Problem]:
             problems.append(
                 Problem(f"train.{key}", "changes nothing where only the head is trained, on fixed features")
             )
-    if table.head_start and task.LABELS != "class":
-        problems.append(Problem("train.head_start", f"fits a logistic regression; {name} has no single class to learn"))
     return problems
