@@ -22,7 +22,7 @@ from typing import Any
 SIDES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "channels_last = false": {"channels_last": False},
-    "fused = true": {"fused": True},
+    "fused = false": {"fused": False},
     "gradient_checkpointing = true": {"gradient_checkpointing": True},
     "compile = true": {"compile": True},
     "precision = bf16": {"precision": "bf16"},

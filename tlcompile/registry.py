@@ -14,7 +14,7 @@ from types import ModuleType
 
 from tlcompile.errors import Problem, RecipeError, nearest, one_of
 
-ROOMS = ("data", "models", "tasks", "optimize", "compile")
+ROOMS = ("data", "models", "tasks", "compress", "optimize", "compile")
 _DASHED = ("tasks",)
 
 

@@ -396,7 +396,6 @@ def test_a_rate_that_is_still_to_be_found_makes_no_groups() -> None:
         ({"keep": "soup"}, "schedulefree averages the weights itself"),
         ({"trainable": "gradual"}, "schedulefree can't take in parameters later"),
         ({"betas": (0.0, 0.9)}, "schedulefree needs a first beta above 0"),
-        ({"fused": True}, "there is no fused kernel of schedulefree"),
     ],
 )
 def test_what_schedule_free_can_not_do_is_said(keys: dict[str, Any], said: str) -> None:

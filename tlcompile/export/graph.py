@@ -18,6 +18,7 @@ from tlcompile.data._split import Split
 from tlcompile.errors import ParityError, Problem, TlcompileError
 from tlcompile.export import golden, preprocess
 from tlcompile.export.network import to_onnx
+from tlcompile.models import _restore
 from tlcompile.models._network import Network
 from tlcompile.recipe.tables import ExportTable, Plugin
 from tlcompile.runtime import golden as golden_file
@@ -80,13 +81,7 @@ def _write_with(
 
 def restore(checkpoint: Checkpoint, model: Plugin) -> Network:
     """The trained network in eval mode, from the checkpoint's own tensors."""
-    from safetensors.torch import load_file
-
-    outputs = len(checkpoint.network["classes"]) or 1  # a number has no classes
-    network: Network = model.module.build(model.options, outputs, pretrained=False)
-    network.module.load_state_dict(load_file(checkpoint.folder / "model.safetensors"))
-    network.module.eval()
-    return network
+    return _restore.restore(checkpoint.folder, model.module, model.options)
 
 
 def assemble(

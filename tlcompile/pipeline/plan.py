@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,24 @@ from tlcompile.recipe import Plugin, Recipe, Target
 from tlcompile.recipe.train_table import NOT_IN_KEY
 from tlcompile.store import Store
 
+Engine = tuple[Target, str, str]  # target, variant, the step of its graph
 BASE = "optimize/base/"
 FP32 = "fp32"
 
 
 def plan(recipe: Recipe, store: Store) -> list[Step]:
     """Every step of building `recipe`. RecipeError where targets ask for variants that no pass makes."""
-    steps = [*first_steps(recipe, store)]
-    base = steps[-1].name
-    forks = {p.module.variant(p.options): p for p in recipe.passes if p.module.variant(p.options)}
-    graphs: dict[tuple[str, str], str] = {}
-    engines: list[tuple[Target, str, str]] = []
-    for target, variant in wanted(recipe, (FP32, *forks)):
-        dialect = backends.dialect(target.backend.name, target.backend.options) if variant != FP32 else ""
-        if variant == FP32:
-            graphs[variant, dialect] = base
-        elif (variant, dialect) not in graphs:
-            step = pass_step(f"optimize/{variant}-{dialect}", forks[variant], dialect, base, store)
-            graphs[variant, dialect] = step.name
-            steps.append(step)
-        engines.append((target, variant, graphs[variant, dialect]))
+    steps = first_steps(recipe, store)
+    lines = {"": "train"}
+    for step in recipe.compress:
+        line, before = list(lines.items())[-1]
+        steps.append(compress_step(recipe, step, before, store))
+        lines[named(line, step.module.LINE)] = steps[-1].name
+    bases = {}
+    for line, checkpoint in lines.items():
+        steps += graph_steps(recipe, line, checkpoint, store)
+        bases[line] = steps[-1].name
+    engines = fork_steps(recipe, bases, store, steps)
     steps += [compile_step(*engine, store) for engine in engines]
     steps += [evaluate_step(*engine) for engine in engines]
     names = tuple(engine_name(target, variant) for target, variant, _ in engines)
@@ -43,6 +42,30 @@ def plan(recipe: Recipe, store: Store) -> list[Step]:
     steps.append(report_step(recipe, steps))
     steps.append(package_step(recipe, steps))
     return steps
+
+
+def named(line: str, word: str) -> str:
+    """`pruned` and `int8` -> `pruned-int8`; the line of the network as trained has no word of its own."""
+    return f"{line}-{word}" if line else word
+
+
+def fork_steps(recipe: Recipe, bases: Mapping[str, str], store: Store, steps: list[Step]) -> list[Engine]:
+    """Append the passes that make variants, once a dialect, to `steps`; every engine that is to be built."""
+    forks = {p.module.variant(p.options): p for p in recipe.passes if p.module.variant(p.options)}
+    made = {named(line, precision): (line, precision) for line in bases for precision in (FP32, *forks)}
+    graphs: dict[tuple[str, str], str] = {}
+    engines = []
+    for target, variant in wanted(recipe, tuple(made)):
+        line, precision = made[variant]
+        dialect = backends.dialect(target.backend.name, target.backend.options) if precision != FP32 else ""
+        if precision == FP32:
+            graphs[variant, dialect] = bases[line]
+        elif (variant, dialect) not in graphs:
+            step = pass_step(f"optimize/{variant}-{dialect}", forks[precision], dialect, bases[line], store)
+            graphs[variant, dialect] = step.name
+            steps.append(step)
+        engines.append((target, variant, graphs[variant, dialect]))
+    return engines
 
 
 def engine_name(target: Target, variant: str) -> str:
@@ -67,12 +90,16 @@ def wanted(recipe: Recipe, known: tuple[str, ...]) -> list[tuple[Target, str]]:
 
 
 def first_steps(recipe: Recipe, store: Store) -> list[Step]:
-    """data -> train -> export -> the passes that every target shares."""
-    steps = [data_step(recipe, store), *features_steps(recipe, store), train_step(recipe, store)]
-    steps.append(export_step(recipe, store))
+    """data -> train."""
+    return [data_step(recipe, store), *features_steps(recipe, store), train_step(recipe, store)]
+
+
+def graph_steps(recipe: Recipe, line: str, checkpoint: str, store: Store) -> list[Step]:
+    """export -> the passes that every target shares, for the networks of one line."""
+    steps = [export_step(recipe, line, checkpoint, store)]
     for step in recipe.passes:
         if not step.module.variant(step.options):
-            steps.append(pass_step(f"{BASE}{step.name}", step, "", steps[-1].name, store))
+            steps.append(pass_step(f"{BASE}{named(line, step.name)}", step, "", steps[-1].name, store))
     return steps
 
 
@@ -99,29 +126,50 @@ def train_step(recipe: Recipe, store: Store) -> Step:
         "train",
         "train",
         ("data", "features") if recipe.train.trainable == "head" else ("data",),
-        lambda: {
-            "model": plugin_parts(recipe.model, store),
-            "table": recipe.train.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
-            "paths": {k: store.stats.digest(v.absolute) for k, v in recipe.train.augment if isinstance(v, PathText)},
-            "seed": recipe.seed,
-            "tools": tools("torch", "torchvision", "accelerate", "peft", "tokenizers", "pillow"),
-            "device": gpu(),
-        },
+        lambda: training_parts(recipe, store),
         partial(stages.train, recipe),
     )
 
 
-def export_step(recipe: Recipe, store: Store) -> Step:
+def training_parts(recipe: Recipe, store: Store) -> dict[str, Any]:
+    return {
+        "model": plugin_parts(recipe.model, store),
+        "table": recipe.train.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
+        "paths": {k: store.stats.digest(v.absolute) for k, v in recipe.train.augment if isinstance(v, PathText)},
+        "seed": recipe.seed,
+        "tools": tools("torch", "torchvision", "accelerate", "peft", "tokenizers", "pillow"),
+        "device": gpu(),
+    }
+
+
+def compress_step(recipe: Recipe, step: Plugin, before: str, store: Store) -> Step:
+    """A pass over the trained network. What it measures is part of its key by the devices of the targets."""
+
+    def parts() -> dict[str, Any]:
+        engines = {
+            t.name: {
+                "backend": plugin_parts(t.backend, store),
+                "device": backends.device(t.backend.name, t.backend.options),
+            }
+            for t in recipe.targets
+        }
+        return {"pass": plugin_parts(step, store), "training": training_parts(recipe, store), "engines": engines}
+
+    name = f"compress/{step.name}"
+    return Step(name, "compress", ("data", before), parts, partial(stages.compress, recipe, step, before))
+
+
+def export_step(recipe: Recipe, line: str, checkpoint: str, store: Store) -> Step:
     return Step(
+        f"export/{line}" if line else "export",
         "export",
-        "export",
-        ("data", "train"),
+        ("data", checkpoint),
         lambda: {
             "model": plugin_parts(recipe.model, store),
             "table": recipe.export.model_dump(mode="json"),
             "tools": tools("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
         },
-        partial(stages.export, recipe),
+        partial(stages.export, recipe, checkpoint),
     )
 
 
@@ -171,7 +219,7 @@ def evaluate_step(target: Target, variant: str, graph: str) -> Step:
     return Step(
         f"evaluate/{target.name}/{variant}",
         "evaluate",
-        ("data", graph, engine),
+        ("data", "export", graph, engine),
         lambda: {"device": backends.device(target.backend.name, target.backend.options)},
         partial(stages.evaluate, graph, engine, 32),
     )

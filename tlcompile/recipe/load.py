@@ -28,7 +28,7 @@ from tlcompile.recipe.tables import (
 )
 from tlcompile.recipe.train_table import TrainTable
 
-TABLES = ("data", "model", "train", "export", "optimize", "compile", "evaluate", "gates")
+TABLES = ("data", "model", "train", "compress", "export", "optimize", "compile", "evaluate", "gates")
 Table = TypeVar("Table", bound=Options)
 
 _TYPE_NAMES = {
@@ -109,7 +109,8 @@ class _Reader:
             for problem in fits.check(train, registry.load("tasks", data.task)):
                 self.say(tuple(problem.where.split(".")), problem.what, problem.nearest)
         export = self.table(ExportTable, raw.get("export", {}), ("export",))
-        passes = self.passes(raw.get("optimize", {}))
+        compress = self.passes("compress", raw.get("compress", {}))
+        passes = self.passes("optimize", raw.get("optimize", {}))
         targets = self.targets(raw.get("compile", [{"backend": "onnxruntime"}]))
         evaluate = self.table(EvaluateTable, raw.get("evaluate", {}), ("evaluate",))
         gates = self.table(GatesTable, raw.get("gates", {}), ("gates",))
@@ -125,6 +126,7 @@ class _Reader:
             source,
             model,
             train,
+            compress,
             export,
             passes,
             targets,
@@ -205,18 +207,18 @@ class _Reader:
         chosen = self.table(options, others, where, also=sorted(mine))
         return table, Plugin(room, str(name), chosen) if chosen is not None else None
 
-    def passes(self, raw: Mapping[str, Any]) -> tuple[Plugin, ...]:
-        """`[optimize.<pass>]` in the recipe's order; passes that are on by default come first."""
-        wanted = {**{n: {} for n in registry.names("optimize") if n not in raw and _on(n)}, **raw}
+    def passes(self, room: str, raw: Mapping[str, Any]) -> tuple[Plugin, ...]:
+        """`[<room>.<pass>]` in the recipe's order; passes that are on by default come first."""
+        wanted = {**{n: {} for n in registry.names(room) if n not in raw and _on(room, n)}, **raw}
         found = []
         for name, table in wanted.items():
-            where = ("optimize", name)
-            if not self.known("optimize", name, where):
+            where = (room, name)
+            if not self.known(room, name, where):
                 continue
             if not isinstance(table, dict):
-                self.say(where, f"expected a table [optimize.{name}], found {_found(table)}")
-            elif options := self.table(registry.load("optimize", name).Options, table, where):
-                found.append(Plugin("optimize", name, options))
+                self.say(where, f"expected a table [{room}.{name}], found {_found(table)}")
+            elif options := self.table(registry.load(room, name).Options, table, where):
+                found.append(Plugin(room, name, options))
         return tuple(found)
 
     def targets(self, raw: Sequence[Mapping[str, Any]]) -> tuple[Target, ...]:
@@ -233,8 +235,8 @@ class _Reader:
         return tuple(found)
 
 
-def _on(name: str) -> bool:
-    return bool(registry.load("optimize", name).ON_BY_DEFAULT)
+def _on(room: str, name: str) -> bool:
+    return bool(getattr(registry.load(room, name), "ON_BY_DEFAULT", False))
 
 
 def _model_at(model: type[Options], loc: Sequence[Any]) -> type[Options]:

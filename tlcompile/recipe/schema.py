@@ -18,19 +18,25 @@ def schema() -> dict[str, Any]:
     data = _choice("data", "source", tables.DataTable)
     for alternative in data["oneOf"]:
         alternative["properties"]["task"] = {"enum": list(registry.names("tasks"))}
-    passes = {name: _of(registry.load("optimize", name).Options) for name in registry.names("optimize")}
     head["properties"] |= {
         "data": data,
         "model": _choice("models", "library", None),
         "train": _of(TrainTable),
+        "compress": _passes("compress"),
         "export": _of(tables.ExportTable),
-        "optimize": {"type": "object", "properties": passes, "additionalProperties": False},
+        "optimize": _passes("optimize"),
         "compile": {"type": "array", "items": _choice("compile", "backend", tables.TargetTable)},
         "evaluate": _of(tables.EvaluateTable),
         "gates": _of(tables.GatesTable),
     }
     head["required"] = [*head.get("required", []), "data", "model"]
     return head
+
+
+def _passes(room: str) -> dict[str, Any]:
+    """A table that holds one table for each plug-in of `room` that is asked for."""
+    known = {name: _of(registry.load(room, name).Options) for name in registry.names(room)}
+    return {"type": "object", "properties": known, "additionalProperties": False}
 
 
 def _choice(room: str, selector: str, common: type[Options] | None) -> dict[str, Any]:

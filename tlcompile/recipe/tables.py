@@ -139,6 +139,7 @@ class Recipe:
     source: Plugin
     model: Plugin
     train: TrainTable
+    compress: tuple[Plugin, ...]
     export: ExportTable
     passes: tuple[Plugin, ...]
     targets: tuple[Target, ...]
@@ -153,6 +154,7 @@ class Recipe:
             "data": {**self.data.model_dump(mode="json"), **self.source.to_json()},
             "model": {"library": self.model.name, **self.model.to_json()},
             "train": self.train.model_dump(mode="json"),
+            "compress": {p.name: p.to_json() for p in self.compress},
             "export": self.export.model_dump(mode="json"),
             "optimize": {p.name: p.to_json() for p in self.passes},
             "compile": [

@@ -154,7 +154,7 @@ class TrainTable(Options):
     tf32: bool = Field(True, description="NVIDIA GPUs since Ampere multiply fp32 with 10-bit mantissas")
     channels_last: bool = Field(True, description="memory layout of image networks")
     compile: bool = Field(False, description="torch.compile: quicker steps after a minute or two")
-    fused: bool = Field(False, description="fused kernel of adamw, adam, sgd and the adamw in muon")
+    fused: bool = Field(True, description="fused kernel where there is one: adamw, adam, sgd, the adamw in muon")
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
     processes: int = Field(1, ge=1, description="training processes on this machine, one a GPU; gloo on CPUs")
     workers: int = Field(0, ge=0, description="processes that decode images; 0 = in the training process")
@@ -227,10 +227,6 @@ def _contradictions(table: TrainTable) -> list[str]:
         ),
         *_of_schedulefree(table),
         (table.optimizer == "muon" and table.trainable == "head", "muon moves matrices of the body, not the head"),
-        (
-            table.fused and table.optimizer in ("lion", "schedulefree"),
-            f"fused: there is no fused kernel of {table.optimizer}",
-        ),
         (table.trainable == "head" and table.head_start, "trainable = 'head' already fits the head alone"),
         (table.trainable == "gradual" and table.epochs < 2, "gradual unfreezing needs 2 epochs or more"),
         (table.image_size_start > table.image_size > 0, "image_size_start is larger than image_size"),

@@ -21,6 +21,8 @@ class Job:
     """A model plug-in with its options, the training table, the splits folder; `base` is where relative paths start.
 
     `name` is what trackers call the run. `features` is the folder of what the head is fed, where only it is trained.
+    `start` is the Checkpoint folder that training begins with instead of the pretrained weights, `teacher` that of the
+    network whose answers are learnt beside the labels.
     """
 
     task: str
@@ -32,6 +34,8 @@ class Job:
     base: Path
     name: str = "run"
     features: Path | None = None
+    start: Path | None = None
+    teacher: Path | None = None
 
     def network(self) -> Network:
         """The network before any training: the same at each call, for what is new in it is drawn after `seed`.
@@ -45,9 +49,17 @@ class Job:
         if kind not in self.model.module.KINDS:
             raise RecipeError(Problem("model.library", f"'{self.model.name}' makes no networks for {kind}s"))
         set_seed(self.seed)
+        if self.start:
+            return self.restored(self.start)
         network: Network = self.model.module.build(self.model.options, max(1, len(self.classes)))
         zero_head(network)
         return network
+
+    def restored(self, folder: Path) -> Network:
+        """The trained network of the Checkpoint `folder`, in eval mode."""
+        from tlcompile.models._restore import restore
+
+        return restore(folder, self.model.module, self.model.options)
 
     def identity(self) -> dict[str, Any]:
         """What decides the outcome, as flat names and plain values."""
@@ -55,6 +67,9 @@ class Job:
         nested = {"model": {"library": self.model.name, **self.model.to_json()}, "train": table}
         flat = {f"{part}.{key}": value for part, values in nested.items() for key, value in values.items()}
         return {"task": self.task, "seed": self.seed, "classes": list(self.classes), **flat}
+
+    def optional_paths(self) -> dict[str, Path | None]:
+        return {"features": self.features, "start": self.start, "teacher": self.teacher}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,7 +82,7 @@ class Job:
             "classes": list(self.classes),
             "base": str(self.base),
             "name": self.name,
-            "features": str(self.features) if self.features else None,
+            **{key: str(value) if value else None for key, value in self.optional_paths().items()},
         }
 
     @classmethod
@@ -84,7 +99,7 @@ class Job:
             tuple(value["classes"]),
             base,
             value["name"],
-            Path(value["features"]) if value["features"] else None,
+            *(Path(value[key]) if value[key] else None for key in ("features", "start", "teacher")),
         )
 
 

@@ -87,7 +87,8 @@ def write(
     spec = network.spec
     kind = "image" if isinstance(spec, ImageSpec) else "text"
     about = {**job.to_json(), "kind": kind, "spec": vars(spec), "head": list(network.head)}
-    write_json(folder / "network.json", {k: v for k, v in about.items() if k not in ("splits", "base")})
+    places = ("splits", "base", *job.optional_paths())  # of this machine: equal training makes equal files
+    write_json(folder / "network.json", {k: v for k, v in about.items() if k not in places})
     write_json(folder / "applied.json", applied)
     write_json(folder / "history.json", trainer.history)
     shutil.copyfile(trainer.work / LOG, folder / LOG)
