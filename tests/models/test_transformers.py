@@ -67,6 +67,26 @@ def test_every_family_is_built_from_its_folder_with_the_recipes_dropout_and_its_
     assert again.head == network.head
 
 
+@pytest.mark.parametrize("family", [family for family in TEXT if family not in DECODERS])
+def test_a_mean_over_the_tokens_feeds_one_linear_head_and_padding_changes_no_logits(
+    family: str, tmp_path: Path
+) -> None:
+    chosen = options(tmp_path, str(text_folder(tmp_path, family)), max_length=LIMIT, pooling="mean")
+    network = transformers.build(chosen, 3)
+    module = network.module.eval()
+    assert network.head == ("classifier",)
+    assert not any("pooler" in name for name, _ in module.named_parameters())
+    ids = torch.tensor([[0, 5, 8, 4, 6, 2]])
+    mask = torch.ones_like(ids)
+    pad = (0, 9)
+    padded = module(torch.nn.functional.pad(ids, pad, value=network.spec.pad_id), torch.nn.functional.pad(mask, pad))
+    assert torch.allclose(padded, module(ids, mask), atol=1e-5)
+    states = module.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.allclose(module(ids, mask), module.classifier(states.mean(1)), atol=1e-5)
+    again = transformers.build(chosen, 3, pretrained=False)
+    again.module.load_state_dict(module.state_dict())
+
+
 @pytest.mark.parametrize("family", TEXT)
 def test_padding_changes_no_logits(family: str, tmp_path: Path) -> None:
     network = transformers.build(options(tmp_path, str(text_folder(tmp_path, family)), max_length=LIMIT), 3)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 
 from tests.toy_training import job, run
 from tlcompile.errors import RecipeError, TlcompileError
+from tlcompile.models import timm
+from tlcompile.recipe.tables import Plugin
 from tlcompile.recipe.train_table import AugmentTable
 from tlcompile.train import Job
 from tlcompile.train.applied import compare
@@ -131,6 +134,51 @@ def test_a_hyper_parameter_that_got_lost_fails_the_build(splits: Path, tmp_path:
     assert "train.lr of body_decay: the recipe says 0.5, training applied 0.001" in told
     for key in ("weight_decay of body_decay", "betas of head_decay", "label_smoothing", "schedule (last share"):
         assert f"train.{key}" in told
+
+
+def test_gradients_that_were_never_cut_fail_the_build(
+    splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch import nn
+
+    monkeypatch.setattr(
+        nn.utils,
+        "clip_grad_norm_",
+        lambda parameters, limit: nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]),
+    )
+    with pytest.raises(TlcompileError, match=r"train\.clip_norm: the recipe says 1e-06, training applied 0\.\d"):
+        run(job(splits, epochs=1, clip_norm=1e-6), tmp_path)
+
+
+def test_a_view_that_got_lost_fails_the_build(splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tlcompile.train import batches
+
+    real = batches.TrainingView
+    monkeypatch.setattr(batches, "TrainingView", lambda spec, s, augment, *rest: real(spec, s, AugmentTable(), *rest))
+    with pytest.raises(
+        TlcompileError, match=r"train\.augment: the recipe says \{'hflip': True\}, training applied \{\}"
+    ):
+        run(job(splits, epochs=1), tmp_path)
+
+
+def test_mixing_that_got_lost_fails_the_build(splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tlcompile.train import loop
+
+    real = loop.Mix
+    monkeypatch.setattr(loop, "Mix", lambda augment, classes, seed: real(AugmentTable(), classes, seed))
+    with pytest.raises(
+        TlcompileError, match=r"train\.augment: the recipe says \{'mixup': 0\.2\}, training applied \{\}"
+    ):
+        run(job(splits, epochs=1, augment=AugmentTable(mixup=0.2)), tmp_path)
+
+
+def test_a_size_that_a_network_with_positions_can_not_take_is_said_before_training(
+    splits: Path, tmp_path: Path
+) -> None:
+    asked = job(splits, epochs=2, image_size_start=16)
+    options = timm.Options(name="vit_tiny_patch16_224", weights="none", image_size=32)
+    with pytest.raises(RecipeError, match=r"train\.image_size_start: the network can't run on 16 × 16 pixels"):
+        run(replace(asked, model=Plugin("models", "timm", options)), tmp_path)
 
 
 def test_a_schedule_that_never_steps_fails_the_build(

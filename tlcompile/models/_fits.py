@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def check_size(module: nn.Module, size: int, batch: int = 1) -> None:
+def check_size(module: nn.Module, size: int, batch: int = 1, where: str = "model.image_size") -> None:
     """RecipeError where `module` can't turn float32 [batch, 3, size, size] into [batch, classes]."""
     import torch
 
@@ -21,9 +21,9 @@ def check_size(module: nn.Module, size: int, batch: int = 1) -> None:
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         what = f"the network can't run on {size} × {size} pixels: {reason}"
-        raise RecipeError(Problem("model.image_size", what)) from error
+        raise RecipeError(Problem(where, what)) from error
     finally:
         module.train(training)
     if len(shape) != 2 or shape[0] != batch:
         what = f"expected logits [{batch}, classes] for {batch} images of {size} × {size} pixels, found {list(shape)}"
-        raise RecipeError(Problem("model.image_size", what))
+        raise RecipeError(Problem(where, what))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tlcompile.artifacts import TextSpec, read_json
 from tlcompile.errors import Problem, RecipeError
@@ -29,6 +29,10 @@ class Options(Base):
     name: ModelName = Field(description="a hub id, a local folder, or 'package:NAME' of an installed package")
     max_length: int = Field(128, ge=4, description="tokens; longer texts are cut")
     dropout: float = Field(0.1, ge=0, lt=1, description="in the encoder and before the classifier")
+    pooling: Literal["auto", "mean"] = Field(
+        "auto",
+        description="what the head reads: as the family does it, or the mean over the tokens, as sentence encoders",
+    )
 
 
 def check(options: Options) -> list[Problem]:
@@ -79,10 +83,11 @@ def build(options: Options, classes: int, pretrained: bool = True) -> Network:
     if problems := _too_long(options, _positions(model)):
         raise RecipeError(*problems)
     pad = [tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id, 0]
+    mean = options.pooling == "mean"
     return Network(
-        module=_logits_only(model.float()),
+        module=_mean_pooled(model.float(), classes, options.dropout) if mean else _logits_only(model.float()),
         spec=TextSpec(options.max_length, next(int(p) for p in pad if p is not None)),
-        head=tuple(f"model.{name}" for name in _head(model)),
+        head=("classifier",) if mean else tuple(f"model.{name}" for name in _head(model)),
         tokenizer=_tokenizer_file(tokenizer),
     )
 
@@ -118,7 +123,7 @@ def _pretrained(place: str, config: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     model, found = AutoModelForSequenceClassification.from_pretrained(
-        place, config=config, attn_implementation="eager", ignore_mismatched_sizes=True, output_loading_info=True
+        place, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
     wrong = {key if isinstance(key, str) else key[0] for key in (*found["mismatched_keys"], *found["missing_keys"])}
     head = tuple(f"{name}." for name in _head(model))
@@ -161,6 +166,33 @@ def _logits_only(model: Any) -> nn.Module:
             return logits
 
     return Classifier()
+
+
+def _mean_pooled(model: Any, classes: int, dropout: float) -> nn.Module:
+    """The body of `model` with a linear head on the mean over the tokens that the mask keeps.
+
+    N. Reimers and I. Gurevych, "Sentence-BERT", EMNLP 2019, section 3: what encoders of sentences were trained for.
+    """
+    from torch import nn
+
+    body = model.base_model
+    if hasattr(body, "pooler"):
+        body.pooler = None
+
+    class MeanPooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.dropout = body, nn.Dropout(dropout)
+            self.classifier = nn.Linear(body.config.hidden_size, classes)
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            kept = attention_mask[..., None].to(states.dtype)
+            mean = (states * kept).sum(1) / kept.sum(1).clamp(min=1)
+            logits: Tensor = self.classifier(self.dropout(mean))
+            return logits
+
+    return MeanPooled()
 
 
 def _tokenizer_file(tokenizer: object) -> Path:

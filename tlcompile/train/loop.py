@@ -37,6 +37,7 @@ from tlcompile.train import (
 )
 from tlcompile.train.checkpoints import Checkpoints
 from tlcompile.train.choosing import Choice
+from tlcompile.train.clipping import Clipping
 from tlcompile.train.features import Rows, evaluation_loader, training_loader
 from tlcompile.train.job import Job
 from tlcompile.train.mixing import Mix
@@ -113,6 +114,7 @@ class Trainer:
         self.choice = Choice(table, self.work)
         self.mix = Mix(table.augment, len(job.classes), job.seed)
         self.gradients = monitor.Gradients(self.network.module)
+        self.clipping = Clipping(table.clip_norm)
         self.trackers = Trackers(
             table.trackers if self.accelerator.is_main_process else (),
             job.name,
@@ -199,7 +201,7 @@ class Trainer:
                 accelerator.unscale_gradients()
                 if table.monitor_gradients:
                     self.gradients.look()
-                nn.utils.clip_grad_norm_(self.module.parameters(), table.clip_norm)
+                self.clipping(list(self.module.parameters()))
             self.optimizer.step()
             self.optimizer.zero_grad()
         if accelerator.sync_gradients and not accelerator.optimizer_step_was_skipped:

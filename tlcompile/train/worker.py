@@ -19,7 +19,9 @@ from tlcompile.artifacts import ImageSpec, read_json, write_json
 from tlcompile.data._joined import Joined
 from tlcompile.data._split import Split
 from tlcompile.errors import Problem, RecipeError, TlcompileError
+from tlcompile.models import _fits
 from tlcompile.models._network import Network
+from tlcompile.recipe.train_table import TrainTable
 from tlcompile.train import features, reference
 from tlcompile.train.job import Job
 from tlcompile.train.loop import Trainer
@@ -32,6 +34,7 @@ def train(job: Job, folder: Path, work: Path) -> None:
     splits = {name: Split(job.splits, name) for name in ("train", "val", "test")}
     learnt, held_out = examples(job, splits, work)
     check(job, len(learnt))
+    check_sizes(network, job.table)
     try:
         trained = network if isinstance(learnt, Split) else features.head_network(network)
         trainer = Trainer(job, trained, learnt, held_out, work)
@@ -71,6 +74,14 @@ def check(job: Job, examples: int) -> None:
         problems.append(Problem("train.batch_size", what))
     if problems:
         raise RecipeError(*problems)
+
+
+def check_sizes(network: Network, table: TrainTable) -> None:
+    """RecipeError where the network can't run on the pixels that it is to learn from; a ViT takes one size."""
+    if isinstance(network.spec, ImageSpec):
+        for key in ("image_size", "image_size_start"):
+            if size := getattr(table, key):
+                _fits.check_size(network.module, size, where=f"train.{key}")
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
