@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tlcompile.report.confusion import draw_confusion
 from tlcompile.report.curves import draw_curves
 from tlcompile.report.predictions import draw_predictions
-from tlcompile.report.scatter import draw_variants
+from tlcompile.report.scatter import draw_variants, frontier
 from tlcompile.report.style import names
 
 
@@ -89,3 +92,11 @@ def test_numbers_are_drawn_as_they_are_against_as_they_were_predicted(pairs: lis
     assert draw_predictions({"predictions": pairs, "data": {"target": {"name": "price"}}}, tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5000
     assert not draw_predictions({"predictions": []}, tmp_path / "none.png")
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 1)), min_size=1, max_size=20))
+def test_the_frontier_holds_every_point_that_no_other_beats(points: list[tuple[float, float]]) -> None:
+    best = frontier(points)
+    for latency, accuracy in points:
+        assert any(fast <= latency and good >= accuracy for fast, good in best)
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(best))

@@ -146,7 +146,7 @@ def test_gradients_that_were_never_cut_fail_the_build(
         "clip_grad_norm_",
         lambda parameters, limit: nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]),
     )
-    with pytest.raises(TlcompileError, match=r"train\.clip_norm: the recipe says 1e-06, training applied 0\.\d"):
+    with pytest.raises(TlcompileError, match=r"train\.clip_norm: the recipe says 1e-06, training applied \d"):
         run(job(splits, epochs=1, clip_norm=1e-6), tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def draw_variants(facts: dict[str, Any], path: Path) -> bool:
             colour = COLOURS[backends.index(variant.get("backend", "")) % len(COLOURS)]
             mark = _MARKS[precisions.index(variant.get("variant", "")) % len(_MARKS)]
             _point(axes, variant, colour, mark)
+        _frontier(axes, shown)
         _frame(axes, shown)
         _limits(axes, facts.get("gates") or [])
         axes.set(xlabel="median latency at batch 1, ms", ylabel=f"{metric(facts)} on test examples")
@@ -51,6 +53,21 @@ def _point(axes: Any, variant: dict[str, Any], colour: str, mark: str) -> None:
         axes.plot(x, y, marker="o", ms=17, mfc="none", mec=INK, mew=1.3)
     label = f"{variant.get('engine', '')}{' (ships)' if variant.get('chosen') else ''}"
     axes.plot(x, y, marker=mark, ms=8, mec="white", mew=0.6, color=colour, ls="", label=label)
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (latency, accuracy) that no other is both faster and at least as accurate than, by latency."""
+    best: list[tuple[float, float]] = []
+    for point in sorted(set(points), key=lambda p: (p[0], -p[1])):
+        if not best or point[1] > best[-1][1]:
+            best.append(point)
+    return best
+
+
+def _frontier(axes: Any, shown: list[dict[str, Any]]) -> None:
+    best = frontier([(_p50(v) or 0.0, v["accuracy"]) for v in shown])
+    if len(best) > 1:
+        axes.step(*zip(*best, strict=True), where="post", color=FAINT, lw=1, zorder=0)
 
 
 def _frame(axes: Any, shown: list[dict[str, Any]]) -> None:
