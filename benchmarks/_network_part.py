@@ -61,7 +61,7 @@ def split(graph: Graph, before: Path, after: Path) -> None:
 
 
 def engine(model: Path, signature: Path, target: Target, variant: str, folder: Path) -> Path:
-    """An engine folder for `target` of any ONNX file or OpenVINO IR (`.xml`) with the tensors that `signature` names."""
+    """An engine folder for `target` of an ONNX file or an OpenVINO IR (`.xml`) with the tensors of `signature`."""
     graph = Graph(folder.with_name(f"{folder.name}-graph"), "")
     graph.folder.mkdir(parents=True)
     shutil.copyfile(signature, graph.folder / "signature.json")

@@ -3,8 +3,8 @@
     python benchmarks/train_keys.py [--short]
 
 EfficientNet-Lite0 on scikit-learn's digits at 64 and 128 px, fp32, batches of 32, every side a process of its own,
-taking turns. Rates are those of the epochs after the first; ratios are medians of pairs of one round. `--short` is 64 px
-alone. The last line is one JSON object.
+taking turns. Rates are those of the epochs after the first; ratios are medians of pairs of one round. `--short` is
+64 px alone. The last line is one JSON object.
 """
 
 from __future__ import annotations

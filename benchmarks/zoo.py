@@ -1,16 +1,17 @@
 """Which architectures become engines: build -> export -> simplify -> fp16, int8 -> engines, from random weights.
 
-    python benchmarks/zoo.py [--short] [--only NAME ...] [--fresh] [--write-docs]
+    python benchmarks/zoo.py [--short] [--only NAME ...] [--workers N] [--fresh] [--write-docs]
 
 A cell is an architecture, a precision and a backend. It works if the graph holds parity with the step before it, the
-engine builds, and, where it runs here, its answers are those of its graph. TensorRT-RTX builds ahead of time, for
-sm86, with no GPU. Random weights say nothing of accuracy: normalisation statistics are taken from random pictures, and
-the head is scaled so that answers differ between examples as much as trained ones do.
+engine builds, and, where it runs here, its answers are those of its graph: the rules of a build, from the same
+functions. TensorRT-RTX builds ahead of time, for sm86, with no GPU. Random weights say nothing of accuracy:
+normalisation statistics are taken from random pictures, and the head is scaled so that answers differ between examples
+as much as trained ones do.
 
-Graphs of one architecture are made in one process and each engine in one of its own, both with a time limit. Every
-cell is written to `benchmarks/results/zoo.json` as soon as it is there; cells that are there are not made again.
-`--short` takes one architecture of each library and says so; `--write-docs` renews the table of `docs/models.md`. The
-last line is one JSON object.
+Each architecture has a process of its own with a time limit. A cell in which it crashes has failed; another process
+makes those behind it. Architectures that are whole in `benchmarks/results/zoo.json` are not made again, so a run that
+was killed goes on where it was. `--short` takes as many architectures, one of each library first, as fit in nine
+minutes, into a file of its own. `--write-docs` renews the table of `docs/models.md`. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,20 +24,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.zoo_networks import ALL, SHORT, SIDE, network_of, pictures  # noqa: E402
+from benchmarks.zoo_networks import ALL, SIDE, network_of, pictures  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
+RESULTS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs" / "models.md"
 MARKS = ("<!-- zoo: made by `python benchmarks/zoo.py --write-docs` -->", "<!-- /zoo -->")
 VARIANTS = ("fp32", "fp16", "int8")
 BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx")
-LIMIT_S = 600
+COLUMNS = tuple(f"{variant}/{backend}" for variant in VARIANTS for backend in BACKENDS)
+LIMIT_S, SHORT_S = 900, 540
+SHOWN = ("max_abs", "agreement", "logits")
+
+
+def sentence(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def make_graphs(name: str, folder: Path) -> dict[str, Any]:
@@ -46,6 +54,7 @@ def make_graphs(name: str, folder: Path) -> dict[str, Any]:
     from tlcompile import registry
     from tlcompile.artifacts import ImageSpec, read_json
     from tlcompile.errors import TlcompileError
+    from tlcompile.export.graph import EXPORTERS
 
     found: dict[str, Any] = {}
 
@@ -54,64 +63,76 @@ def make_graphs(name: str, folder: Path) -> dict[str, Any]:
         try:
             graph = make()
         except TlcompileError as error:
-            found[key] = {"ok": False, "why": str(error).splitlines()[0][:200]}
+            found[key] = {"ok": False, "why": sentence(error)}
             return None
         rung = read_json(graph.folder / "parity.json")[-1]
-        seconds = round(time.monotonic() - start, 2)
-        found[key] = {"ok": True, "max_abs": rung["max_abs"], "agreement": rung["agreement"], "seconds": seconds}
+        found[key] = {"ok": True, **{k: rung.get(k) for k in SHOWN}, "seconds": round(time.monotonic() - start, 2)}
         return graph
 
     network = network_of(name, folder)
     found["parameters"] = sum(p.numel() for p in network.module.parameters())
     feeds = pictures(network.spec) if isinstance(network.spec, ImageSpec) else feeds_of(network)
-    graph = step("export", lambda: exported(network, feeds, folder / "export"))
+    for exporter in EXPORTERS:  # as the export stage: the other one where the first gives no graph that answers alike
+        graph = step("export", lambda e=exporter: exported(network, feeds, folder / "export", e))
+        if graph:
+            found["exporter"] = exporter
+            break
     base = graph and step("fp32", lambda: passed("simplify", graph, folder / "fp32"))
     if base:
-        step("fp16", lambda: passed("half", base, folder / "fp16"))
+        step("fp16", lambda: passed("half", base, folder / "fp16", min_agreement=0.8))  # of 16 near a tie
         for dialect in {backends.dialect(b, registry.load("compile", b).Options()) for b in BACKENDS}:
             where = f"int8-{dialect}"
             step(where, lambda w=where, d=dialect: passed("quantize", base, folder / w, d, min_agreement=0.5))
     return found
 
 
-def make_engine(folder: Path, variant: str, backend: str) -> dict[str, Any]:
+def graph_of(variant: str, backend: str, options: Any) -> str:
+    from tlcompile import compile as backends
+
+    return f"int8-{backends.dialect(backend, options)}" if variant == "int8" else variant
+
+
+def make_engine(folder: Path, variant: str, backend: str, graphs: dict[str, Any]) -> dict[str, Any]:
     """Compile the graph and hold the engine against it."""
     from tlcompile import compile as backends
-    from tlcompile import parity, registry
+    from tlcompile import registry
     from tlcompile.artifacts import Graph, read_json
     from tlcompile.errors import TlcompileError
-    from tlcompile.export.graph import TOLERANCE as PIXELS
-    from tlcompile.pipeline.stages import ENGINE_TOLERANCE
-    from tlcompile.runtime import golden
 
-    module = registry.load("compile", backend)
     ahead = {"compute_capability": ["sm86"], "image_px": [SIDE, SIDE, 2 * SIDE], "batch": [1, 1, 8]}
-    options = module.Options(**(ahead if backend == "tensorrt_rtx" else {}))
-    name = f"int8-{backends.dialect(backend, options)}" if variant == "int8" else variant
+    options = registry.load("compile", backend).Options(**(ahead if backend == "tensorrt_rtx" else {}))
+    name = graph_of(variant, backend, options)
+    for step in ("export", "fp32", name):
+        if not graphs.get(step, {"ok": True})["ok"]:
+            return {"ok": False, "why": graphs[step]["why"]}
     graph, engine = Graph(folder / name, ""), folder / f"{backend}-{variant}"
-    engine.mkdir()
+    engine.mkdir(exist_ok=True)
     start = time.monotonic()
     try:
         backends.build(backend, options, graph, variant, engine)
         result: dict[str, Any] = {"ok": True, "build_s": round(time.monotonic() - start, 2)}
-        if not read_json(engine / "engine.json")["runs_here"]:
-            return result | {"parity": None}
-        runner = backends.open_engine(engine)
-        feeds, _ = golden.load(graph.folder / "golden.npz")
-        found, expected = [runner.run(feed) for feed in feeds], parity.run_graph(graph.model, feeds)
-        allowed = PIXELS if variant == "fp32" else ENGINE_TOLERANCE[variant]  # a runtime may round a pixel otherwise
-        rung = parity.compare(backend, variant, found, expected, allowed, graph.signature)
-        one = {key: value[:1] for key, value in feeds[0].items()}
-        times = [seconds(lambda: runner.run(one)) for _ in range(9)]
-        runner.close()
-        parity.check(rung)
-        return result | {
-            "parity": rung.max_abs,
-            "agreement": rung.agreement,
-            "p50_ms": round(1e3 * sorted(times)[4], 2),
-        }
+        return result | (run_engine(engine, graph, variant) if read_json(engine / "engine.json")["runs_here"] else {})
     except TlcompileError as error:
-        return {"ok": False, "why": str(error).splitlines()[0][:200]}
+        return {"ok": False, "why": sentence(error)}
+
+
+def run_engine(folder: Path, graph: Any, variant: str) -> dict[str, Any]:
+    """How far the engine is from its graph, by the rule of a build, and the time of one example."""
+    from tlcompile import compile as backends
+    from tlcompile import parity
+    from tlcompile.artifacts import read_json
+    from tlcompile.runtime import golden
+
+    feeds, _ = golden.load(graph.folder / "golden.npz")
+    runner = backends.open_engine(folder)
+    answers = [runner.run(feed) for feed in parity.probes(feeds, graph.signature)]
+    one = {key: value[:1] for key, value in feeds[0].items()}
+    times = sorted(seconds(lambda: runner.run(one)) for _ in range(5))
+    runner.close()
+    before = read_json(graph.folder / "parity.json")[-1]
+    rungs = parity.compare_engine(folder.name, before, answers, graph.model, feeds, variant, graph.signature)
+    last = [parity.check(rung) for rung in rungs][-1]  # of images: on exact pixels
+    return {key: getattr(last, key) for key in SHOWN} | {"p50_ms": round(1e3 * times[2], 2)}
 
 
 def seconds(call: Any) -> float:
@@ -120,38 +141,44 @@ def seconds(call: Any) -> float:
     return time.perf_counter() - start
 
 
-def in_process(arguments: list[str]) -> dict[str, Any]:
-    """The last line of a child of this script; a crash or the time limit is a failure like others."""
-    try:
-        child = subprocess.run(
-            [sys.executable, __file__, *arguments], capture_output=True, text=True, timeout=LIMIT_S, cwd=ROOT
-        )
-    except subprocess.TimeoutExpired:
-        return {"ok": False, "why": f"stopped after {LIMIT_S} s"}
-    if child.returncode:
-        last = (child.stderr.strip().splitlines() or [""])[-1]
-        return {"ok": False, "why": f"exit code {child.returncode}: {last[:160]}"}
-    result: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return result
+def work(name: str, folder: Path, columns: list[str]) -> None:
+    """In the process of one architecture: its graphs and the cells of `columns`, each a line of `made.jsonl`."""
+    kept = folder / "graphs.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(make_graphs(name, folder)))
+    graphs = json.loads(kept.read_text())
+    for column in columns:
+        variant, backend = column.split("/")
+        cell = make_engine(folder, variant, backend, graphs)
+        with (folder / "made.jsonl").open("a") as file:
+            file.write(json.dumps([column, cell]) + "\n")
 
 
-def measure(name: str, results: dict[str, Any]) -> None:
-    """All cells of one architecture, written one by one."""
+def measure(name: str) -> dict[str, Any]:
+    """All cells of one architecture. A crash or the time limit is a failure of the cell it came in, like others."""
+    start = time.monotonic()
+    cells: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        graphs = in_process(["--graphs", name, "--folder", scratch])
-        entry = results[name] = {"graphs": graphs, "cells": {}}
-        for variant in VARIANTS:
-            for backend in BACKENDS:
-                made = [key for key, value in graphs.items() if key.startswith(variant) and isinstance(value, dict)]
-                broken = [graphs[key]["why"] for key in made if not graphs[key]["ok"]]
-                if made and not broken:
-                    cell = in_process(["--engine", f"{variant}/{backend}", "--folder", scratch])
-                else:
-                    first = [value["why"] for value in (graphs, graphs.get("export", {})) if value.get("why")]
-                    cell = {"ok": False, "why": (broken or first or ["no graph"])[0]}
-                entry["cells"][f"{variant}/{backend}"] = cell
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-                print(f"{name:44} {variant}/{backend:14}", "ok" if cell["ok"] else cell["why"], flush=True)
+        folder = Path(scratch)
+        while missing := [column for column in COLUMNS if column not in cells]:
+            why = in_process(["--work", name, "--folder", scratch, "--columns", *missing])
+            if (folder / "made.jsonl").exists():
+                cells |= dict(json.loads(line) for line in (folder / "made.jsonl").read_text().splitlines())
+            graphs = json.loads((folder / "graphs.json").read_text()) if (folder / "graphs.json").exists() else {}
+            left = [column for column in missing if column not in cells]
+            cells |= {column: {"ok": False, "why": why} for column in (left[:1] if graphs else left)}
+    return {"graphs": graphs, "cells": cells, "seconds": round(time.monotonic() - start, 1)}
+
+
+def in_process(arguments: list[str]) -> str:
+    """Run a child of this script; why it ended early, or ''."""
+    command = [sys.executable, __file__, *arguments]
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, cwd=ROOT)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {LIMIT_S} s"
+    last = (child.stderr.strip().splitlines() or [""])[-1]
+    return f"exit code {child.returncode}: {last[:160]}" if child.returncode else ""
 
 
 def summary(results: dict[str, Any]) -> dict[str, Any]:
@@ -174,15 +201,22 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def mark(cell: dict[str, Any]) -> str:
+    """How far the logits of the engine are from its graph's, in percent of their spread; ✓ where it is only built."""
+    if not cell["ok"]:
+        return "–"
+    return "✓" if cell.get("logits") is None else f"✓ {100 * cell['logits']:.2g}"
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown: a row an architecture, a column a precision and backend."""
-    columns = [f"{variant}/{backend}" for variant in VARIANTS for backend in BACKENDS]
-    lines = [f"| architecture | million weights | {' | '.join(c.replace('/', ' ') for c in columns)} |"]
-    lines.append("|---" * (len(columns) + 2) + "|")
-    for name, entry in results.items():
-        marks = ["✓" if entry["cells"].get(column, {}).get("ok") else "–" for column in columns]
-        weights = entry["graphs"].get("parameters")
-        lines.append(f"| {name} | {weights / 1e6:.1f} | {' | '.join(marks)} |" if weights else f"| {name} | | |")
+    heads = ["architecture", "million weights", *(column.replace("/", " ") for column in COLUMNS), "seconds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name in (name for name in ALL if name in results):
+        entry = results[name]
+        weights = f"{entry['graphs'].get('parameters', 0) / 1e6:.1f}"
+        row = [name, weights, *(mark(entry["cells"][column]) for column in COLUMNS), f"{entry['seconds']:.0f}"]
+        lines.append(f"| {' | '.join(row)} |")
     failures = summary(results)["failures"]
     return "\n".join([*lines, "", *(f"- {where}: {why}" for where, why in failures.items())]).rstrip()
 
@@ -193,39 +227,60 @@ def write_docs(results: dict[str, Any]) -> None:
     DOCS.write_text(f"{before}{MARKS[0]}\n{table(results)}\n{MARKS[1]}{after}")
 
 
+def in_turns(names: list[str]) -> list[str]:
+    """One of each library, then the next of each, and so on: a part of the zoo is then a cross-section of it."""
+    libraries: dict[str, list[str]] = {}
+    for name in names:
+        libraries.setdefault(name.partition("/")[0], []).append(name)
+    place = {name: index for group in libraries.values() for index, name in enumerate(group)}
+    return sorted(names, key=place.__getitem__)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="one architecture of each library")
+    parser.add_argument("--short", action="store_true", help="stop after nine minutes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="architectures, e.g. timm/resnet18, made again")
+    parser.add_argument("--workers", type=int, default=1, help="architectures that are made at once")
     parser.add_argument("--fresh", action="store_true", help="forget the cells that are there")
     parser.add_argument("--write-docs", action="store_true", help="renew the table of docs/models.md from the cells")
-    parser.add_argument("--graphs", help=argparse.SUPPRESS)
-    parser.add_argument("--engine", help=argparse.SUPPRESS)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--columns", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.graphs:
-        print(json.dumps(make_graphs(asked.graphs, asked.folder)))
-    elif asked.engine:
-        variant, backend = asked.engine.split("/")
-        print(json.dumps(make_engine(asked.folder, variant, backend)))
+    if asked.work:
+        work(asked.work, asked.folder, asked.columns)
+    elif unknown := [name for name in asked.only or () if name not in ALL]:
+        raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(ALL)}")
     else:
         run(asked)
 
 
 def run(asked: argparse.Namespace) -> None:
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() and not asked.fresh else {}
-    chosen = asked.only or (SHORT if asked.short else ALL)
-    if unknown := [name for name in chosen if name not in ALL]:
-        raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(ALL)}")
-    full = len(VARIANTS) * len(BACKENDS)
-    for name in chosen:
-        if asked.only or len(results.get(name, {}).get("cells", {})) < full:
-            measure(name, results)
+    file = RESULTS / ("zoo_short.json" if asked.short else "zoo.json")
+    forget = asked.fresh or asked.short or not file.exists()
+    results: dict[str, Any] = {} if forget else json.loads(file.read_text())
+    end = time.monotonic() + (SHORT_S if asked.short else float("inf"))
+    names = in_turns(asked.only or [name for name in ALL if name not in results])
+    with ThreadPoolExecutor(asked.workers) as pool:
+        turns = {pool.submit(lambda n: measure(n) if time.monotonic() < end else None, name): name for name in names}
+        for turn in as_completed(turns):
+            if entry := turn.result():
+                results[turns[turn]] = entry
+                file.write_text(json.dumps(results, indent=1) + "\n")
+                failed = [f"{column}: {cell['why']}" for column, cell in entry["cells"].items() if not cell["ok"]]
+                print(f"{turns[turn]:40} {entry['seconds']:6.1f} s  {'; '.join(failed) or 'ok'}", flush=True)
     if asked.write_docs:
         write_docs(results)
     print(table(results))
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "load_1min": os.getloadavg()[0]}
-    print(json.dumps({**summary(results), "short": asked.short, "machine": machine}))
+    print(json.dumps({**summary(results), "short": asked.short, "machine": machine, "versions": versions()}))
+
+
+def versions() -> dict[str, str]:
+    from importlib import metadata
+
+    names = ("torch", "timm", "torchvision", "transformers", "onnx", "onnxruntime", "openvino", "tensorrt_rtx_cu13")
+    return {name: metadata.version(name) for name in names}
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ ALL = (
     *(f"onnx/{name}" for name in ONNX),
     *(f"transformers/{name}" for name in TEXT),
 )
-SHORT = ("timm/resnet18", "torchvision/mobilenet_v2", "transformers/distilbert", "transformers/gpt2")
 WIDER = {
     **dict.fromkeys(("hidden_size", "dim", "n_embd"), 128),
     **dict.fromkeys(("intermediate_size", "hidden_dim"), 256),

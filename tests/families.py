@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tlcompile import optimize, parity, registry
+from tlcompile import optimize, registry
 from tlcompile.artifacts import Feed, Graph, ImageSpec, read_json, write_json
-from tlcompile.export.graph import TOLERANCE, assemble, save, signature_of, torch_outputs
+from tlcompile.export.golden import against_torch
+from tlcompile.export.graph import assemble, save, signature_of, torch_outputs
 from tlcompile.export.network import to_onnx
 from tlcompile.models._network import Network
 from tlcompile.optimize import Context
@@ -112,9 +113,7 @@ def exported(network: Network, feeds: list[Feed], folder: Path, exporter: str = 
     write_json(folder / "signature.json", signature.to_json())
     examples = [image for feed in feeds for image in feed.get("image", ())]
     expected = torch_outputs(network, examples, feeds)
-    rung = parity.check(
-        parity.compare("export", "torch", parity.run_graph(file, feeds), expected, TOLERANCE, signature)
-    )
+    rung = against_torch(network, file, examples, feeds, expected, signature)
     golden.save(folder / "golden.npz", feeds, expected)
     write_json(folder / "parity.json", [rung.to_json()])
     return Graph(folder, "")

@@ -90,14 +90,14 @@ def test_every_mistake_of_a_recipe_is_told_on_a_line_of_its_own(folder: Path) ->
 @pytest.mark.parametrize("option", ["--until", "--fresh"])
 def test_an_unknown_stage_is_told_with_those_there_are(option: str, folder: Path) -> None:
     assert fails(folder, "build", "toy.toml", option, "exprt") == (
-        f"error: {option}: 'exprt' is not one of 'data', 'train', 'export', 'optimize', 'compile', 'evaluate', "
-        "'report' or 'package'; did you mean 'export'?\n"
+        f"error: {option}: 'exprt' is not one of 'data', 'train', 'compress', 'export', 'optimize', 'compile', "
+        "'evaluate', 'report' or 'package'; did you mean 'export'?\n"
     )
 
 
 def test_an_unknown_room_is_told_with_those_there_are(folder: Path) -> None:
     assert fails(folder, "list", "model") == (
-        "error: ROOM: 'model' is not one of 'data', 'models', 'tasks', 'optimize' or 'compile'; "
+        "error: ROOM: 'model' is not one of 'data', 'models', 'tasks', 'compress', 'optimize' or 'compile'; "
         "did you mean 'models'?\n"
     )
 

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tlcompile.artifacts import Signature, Target, TextSpec
+from tlcompile.artifacts import ImageSpec, Signature, Target, TextSpec
 from tlcompile.errors import ParityError
-from tlcompile.parity import Tolerance, check, compare, run_graph
+from tlcompile.parity import Tolerance, check, compare, compare_engine, logits_moved, probes, run_graph
 
 TIGHT = Tolerance(1e-3, 1.0)
 
@@ -98,3 +98,96 @@ def test_of_several_labels_every_one_must_be_the_same() -> None:
 def test_a_number_that_overflowed_is_never_close() -> None:
     found, expected = ([{"values": np.array([[v]], np.float32)}] for v in (np.inf, 55.0))
     assert not compare("fp16", "export", found, expected, Tolerance(1.0, 0.0), signature("number")).ok
+
+
+def logits(*rows: list[float]) -> list[dict[str, np.ndarray]]:
+    return [{"logits": np.array(rows, np.float32), "probabilities": np.array(rows, np.float32)}]
+
+
+def test_logits_are_compared_in_units_of_their_spread_whatever_their_scale() -> None:
+    expected = np.random.default_rng(0).normal(size=(50, 4))
+    found = expected + 0.01 * np.random.default_rng(1).normal(size=(50, 4))
+    near, far = (logits_moved(logits(*(k * found)), logits(*(k * expected))) for k in (1.0, 1000.0))
+    assert near == pytest.approx(0.01, rel=0.2)
+    assert far == pytest.approx(near)
+
+
+def test_a_number_added_to_all_logits_of_an_example_changes_no_class_but_changes_a_number() -> None:
+    found, expected = logits([2.0, 3.0], [6.0, 4.0]), logits([1.0, 2.0], [5.0, 3.0])
+    assert logits_moved(found, expected) == pytest.approx(0.0, abs=1e-6)
+    assert logits_moved(found, expected, "number") > 0.5  # type: ignore[operator]
+
+
+def test_logits_that_are_no_numbers_are_infinitely_far() -> None:
+    assert logits_moved(logits([np.nan, 1.0]), logits([0.0, 1.0])) == float("inf")
+    rung = compare("a", "b", logits([np.nan, 1.0]), logits([0.0, 1.0]), Tolerance(np.inf, 0.0, 100.0))
+    assert not rung.ok
+
+
+def test_logits_decide_where_saturated_probabilities_hide_a_fault() -> None:
+    found, expected = ([{"logits": np.array([[v, -v]]), "probabilities": np.array([[1.0, 0.0]])}] for v in (30.0, 20.0))
+    rung = compare("simplify", "export", found, expected, Tolerance(1e-4, 1.0, 1e-3))
+    with pytest.raises(ParityError, match=r"simplify: changed the outputs .* logits off by 50\.00% .*allowed 0\.10%"):
+        check(rung)
+
+
+PICTURES = Signature("image-classification", (), (), ("a", "b"), ImageSpec(4, 0.5), "class")
+
+
+def test_the_pictures_of_the_probes_have_the_size_at_which_the_resize_does_nothing() -> None:
+    feed = {"image": np.arange(2 * 3 * 5 * 3, dtype=np.uint8).reshape(2, 3, 5, 3)}
+    asked = probes([feed], PICTURES)
+    assert asked[0] is feed
+    assert asked[1]["image"].shape == (2, 8, 8, 3)
+    assert np.array_equal(asked[1]["image"][:, 0, 0], feed["image"][:, 0, 0])
+    assert probes([feed], signature("class")) == [feed]
+
+
+def mean_of_pixels(path: object, gain: float = 1.0) -> None:
+    """image -> logits: the mean of each colour, times `gain`; probabilities are their softmax."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["real", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "gain"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "h", "w", 3])
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in ("logits", "probabilities")]
+    constants = [
+        numpy_helper.from_array(np.array([1, 2]), "axes"),
+        numpy_helper.from_array(np.array([gain, 1, 1], np.float32), "gain"),
+    ]
+    graph = helper.make_graph(nodes, "g", [image], outputs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+@pytest.mark.parametrize(
+    ("gain", "precision", "before", "verdicts"),
+    [
+        (1.0, "fp32", None, [True, True]),
+        (1.02, "fp32", None, [False, False]),  # more than a moved grey level does
+        (1.02, "int8", 0.1, [True, True]),  # less than int8 itself moved the graph
+        (1.5, "int8", 0.1, [False, False]),
+    ],
+)
+def test_an_engine_is_held_to_what_its_precision_moved(
+    tmp_path: object, gain: float, precision: str, before: float | None, verdicts: list[bool]
+) -> None:
+    own, other = tmp_path / "own.onnx", tmp_path / "other.onnx"  # type: ignore[operator]
+    mean_of_pixels(own)
+    mean_of_pixels(other, gain)
+    base = np.random.default_rng(1).integers(0, 256, (8, 1, 1, 3))
+    feeds = [{"image": (base + np.zeros((8, 6, 6, 3))).astype(np.uint8)}]
+    answers = run_graph(other, probes(feeds, PICTURES))
+    last = {"rung": "optimize/quantize (x86)", "logits": before}
+    rungs = compare_engine("compile/cpu/x", last, answers, own, feeds, precision, PICTURES)
+    assert [rung.rung for rung in rungs] == ["compile/cpu/x", "compile/cpu/x (exact pixels)"]
+    assert [rung.ok for rung in rungs] == verdicts
+
+
+def test_an_inner_tensor_of_a_graph_can_be_asked_for(tmp_path: object) -> None:
+    path = tmp_path / "m.onnx"  # type: ignore[operator]
+    mean_of_pixels(path)
+    found = run_graph(path, [{"image": np.full((1, 2, 2, 3), 7, np.uint8)}], ("mean",))[0]
+    assert found["mean"].tolist() == [[7.0, 7.0, 7.0]]
+    assert list(found) == ["logits", "probabilities", "mean"]

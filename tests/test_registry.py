@@ -59,6 +59,7 @@ def test_every_plugin_can_be_loaded_and_has_what_its_room_asks_for(room: str, na
     wanted = {
         "data": ["KINDS", "load"],
         "models": ["KINDS", "check", "build"],
+        "compress": ["LINE", "apply"],
         "optimize": ["ON_BY_DEFAULT", "variant", "tolerance", "apply"],
         "compile": ["dialect", "missing", "runs_here", "device", "build", "open"],
     }

@@ -110,6 +110,20 @@ def spec_from_json(value: dict[str, Any]) -> ImageSpec | TextSpec:
     return ImageSpec(**spec) if value["kind"] == "image" else TextSpec(**spec)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a training learns beside the labels: the answers of a teacher, as `alpha` of the loss.
+
+    The teacher is the `network` of a Checkpoint folder, or `answers`: a folder with `train.npy`, float32 [n, K], its
+    logits for every training example in the split's order. `temperature` softens them.
+    """
+
+    network: Path | None = None
+    answers: Path | None = None
+    alpha: float = 0.5
+    temperature: float = 2.0
+
+
 class Runner(Protocol):
     """An opened engine. `run` takes arrays by input name and returns arrays by output name."""
 

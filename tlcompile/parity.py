@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tlcompile.artifacts import Feed, Labels, Signature
+from tlcompile.artifacts import Feed, ImageSpec, Labels, Signature
 from tlcompile.errors import ParityError, Problem
 
 SAME_NUMBER = 0.25
@@ -23,10 +23,21 @@ class Tolerance:
     """`max_abs`: largest allowed difference of a probability, or of a number in its standard deviations.
 
     `agreement`: least share of equal labels; of numbers, of those that are less than a quarter of that apart.
+    `logits`: largest root mean square difference of the logits, in units of their own spread; None: not looked at.
     """
 
     max_abs: float
     agreement: float
+    logits: float | None = None
+
+
+SAME = Tolerance(max_abs=0.01, agreement=0.9, logits=3e-4)
+"""Of a step that computes the same in another order: the logits decide."""
+ROUNDING = {"fp32": 1e-3, "fp16": 5e-3}
+ROUNDING_INT8 = 0.02
+"""What the logits of an engine may always be off from those of its own graph: in fp32 by the order of sums."""
+LOWERED = {"f16": 0.05, "tf32": 0.05, "bf16": 0.2}
+"""What they may be off where the recipe lets the engine itself compute in a lower precision than its graph."""
 
 
 @dataclass(frozen=True)
@@ -40,41 +51,59 @@ class Rung:
     n: int
     tolerance: Tolerance
     labels: Labels = "class"
+    logits: float | None = None
 
     @property
     def ok(self) -> bool:
-        return self.max_abs <= self.tolerance.max_abs and self.agreement >= self.tolerance.agreement
+        near = self.max_abs <= self.tolerance.max_abs and self.agreement >= self.tolerance.agreement
+        return near and (self.logits is None or self.tolerance.logits is None or self.logits <= self.tolerance.logits)
 
     @property
     def found(self) -> str:
-        """What was measured beside what is allowed, in words."""
-        number = self.labels == "number"
-        error = "an answer, in standard deviations of the target," if number else "a probability"
-        return (
-            f"largest error of {error} {self.max_abs:.4g} (allowed {self.tolerance.max_abs:g}), "
-            f"{'same within a quarter' if number else 'same label'} {self.agreement:.1%} "
-            f"(at least {self.tolerance.agreement:.0%})"
-        )
+        """What was measured beside what is allowed, in words; what any figure would satisfy is left out."""
+        number, allowed, parts = self.labels == "number", self.tolerance, []
+        if self.logits is not None and allowed.logits is not None:
+            parts.append(f"logits off by {self.logits:.2%} of their spread (allowed {allowed.logits:.2%})")
+        if allowed.max_abs < 1 or number:
+            error = "an answer, in standard deviations of the target," if number else "a probability"
+            parts.append(f"largest error of {error} {self.max_abs:.4g} (allowed {allowed.max_abs:g})")
+        if allowed.agreement > 0:
+            same = "same within a quarter" if number else "same label"
+            parts.append(f"{same} {self.agreement:.1%} (at least {allowed.agreement:.0%})")
+        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ok": self.ok}
 
 
-def run_graph(model: Path, feeds: list[Feed]) -> list[Feed]:
-    """The outputs of an ONNX file in ONNX Runtime, one dict a feed. ParityError where it does not load or run."""
+def run_graph(model: Path, feeds: list[Feed], inner: tuple[str, ...] = ()) -> list[Feed]:
+    """The outputs of an ONNX file in ONNX Runtime and its tensors `inner`, one dict a feed.
+
+    ParityError where it does not load or run.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        source = _exposing(model, inner) if inner else str(model)
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs()]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     except Exception as error:  # the classes of onnxruntime have no base of their own
         raise ParityError(
             Problem(model.name, f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}")
         ) from error
+
+
+def _exposing(model: Path, inner: tuple[str, ...]) -> bytes:
+    import onnx
+
+    loaded = onnx.load(model)
+    loaded.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    content: bytes = loaded.SerializeToString()
+    return content
 
 
 def compare(
@@ -102,7 +131,101 @@ def compare(
         same = a.argmax(-1) == b.argmax(-1)
     else:
         same = (a > 0.5) == (b > 0.5) if labels == "classes" else np.abs(a - b) < SAME_NUMBER
-    return Rung(rung, against, gap, float(same.mean()), len(a), tolerance, labels)
+    moved = logits_moved(found, expected, labels)
+    return Rung(rung, against, gap, float(same.mean()), len(a), tolerance, labels, moved)
+
+
+def logits_moved(found: list[Feed], expected: list[Feed], labels: Labels = "class") -> float | None:
+    """Root mean square difference of the logits, in standard deviations of the expected ones; None without logits.
+
+    Of classes the mean over each example's logits is taken off first: it changes no probability. NaN is infinite.
+    """
+    import numpy as np
+
+    if not all("logits" in out for out in (*found, *expected)):
+        return None
+    a, b = (np.concatenate([out["logits"] for out in side]).astype(np.float64) for side in (found, expected))
+    if labels == "class":
+        a, b = (value - value.mean(-1, keepdims=True) for value in (a, b))
+    spread = max(float(b.std()), 1e-3 * float(np.abs(b).max()), 1e-30)
+    moved = float(np.sqrt(np.mean((a - b) ** 2))) / spread
+    return moved if np.isfinite(moved) else float("inf")
+
+
+def probes(feeds: list[Feed], signature: Signature) -> list[Feed]:
+    """What an engine is asked: `feeds`, and of images the same pictures at the size at which the resize does nothing.
+
+    A runtime that sums in another order rounds a pixel here and there to the next grey level, and a network can amplify
+    that beyond a small fault. Where the resize has nothing to mix, the pixels are exact in every runtime.
+    """
+    import numpy as np
+
+    if not isinstance(signature.spec, ImageSpec):
+        return feeds
+    side, still = signature.spec.resize_to, []
+    for feed in feeds:
+        rows, columns = (np.arange(side) * length // side for length in feed["image"].shape[1:3])
+        still.append({"image": np.ascontiguousarray(feed["image"][:, rows][:, :, columns])})
+    return [*feeds, *still]
+
+
+def compare_engine(
+    rung: str,
+    before: dict[str, Any],
+    answers: list[Feed],
+    model: Path,
+    feeds: list[Feed],
+    precision: str,
+    signature: Signature,
+    options: dict[str, Any] | None = None,
+) -> list[Rung]:
+    """How far an engine is from its own graph `model`; `answers` are its own to `probes(feeds)`.
+
+    `options` are those of its backend, which may let it compute in a lower precision than its graph.
+
+    `before` is the last rung of that graph. On pictures as they come, where an engine may round pixels otherwise, it
+    may be further by as much as the graph moves when every pixel moves by one grey level.
+    """
+    allowed = engine_limit(before, precision, options or {})
+    expected = run_graph(model, probes(feeds, signature))
+    name, count = before["rung"], len(feeds)
+    if not isinstance(signature.spec, ImageSpec):
+        return [compare(rung, name, answers, expected, Tolerance(1.0, 0.0, allowed), signature)]
+    golden, exact = expected[:count], expected[count:]
+    sway = logits_moved(run_graph(model, _jittered(feeds)), golden, signature.labels) or 0.0
+    limits = Tolerance(1.0, 0.0, allowed + sway), Tolerance(1.0, 0.0, allowed)
+    return [
+        compare(rung, name, answers[:count], golden, limits[0], signature),
+        compare(f"{rung} (exact pixels)", name, answers[count:], exact, limits[1], signature),
+    ]
+
+
+def engine_limit(before: dict[str, Any], precision: str, options: dict[str, Any]) -> float:
+    """How far the logits of an engine may be from those of its graph, whose last rung is `before`.
+
+    In a lower precision as far as that precision moved the graph, and a quarter more, for other pictures: kernels round
+    between layers too, and a network amplifies both alike. Of trained networks a quarter was seen, of random ones all.
+    """
+    allowed = max(ROUNDING.get(precision, ROUNDING_INT8), _lowered(options))
+    return allowed if precision == "fp32" else max(allowed, 1.25 * (before.get("logits") or 0.0))
+
+
+def _lowered(options: dict[str, Any]) -> float:
+    asked = {"tf32"} if options.get("tf32") else set()
+    asked |= {str(options.get(key)) for key in ("precision", "weights")} & set(LOWERED)
+    if options.get("precision") == "auto" and options.get("device", "CPU") != "CPU":
+        asked.add("f16")  # what GPUs and NPUs take by themselves
+    return max((LOWERED[name] for name in asked), default=0.0)
+
+
+def _jittered(feeds: list[Feed]) -> list[Feed]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    moves = [rng.integers(-1, 2, feed["image"].shape) for feed in feeds]
+    return [
+        {"image": (feed["image"] + move).clip(0, 255).astype(np.uint8)} for feed, move in zip(feeds, moves, strict=True)
+    ]
 
 
 def check(rung: Rung) -> Rung:

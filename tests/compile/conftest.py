@@ -13,6 +13,10 @@ from tlcompile import registry
 from tlcompile.artifacts import Graph
 
 
+def kind_of(variant: str) -> str:
+    return "text" if variant == "text" else "image"
+
+
 @pytest.fixture(scope="session")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Graph]:
     """`fp32`, `text` or the name of a Q/DQ dialect -> graph."""
@@ -41,6 +45,8 @@ def engines(graphs: Callable[[str], Graph], tmp_path_factory: pytest.TempPathFac
         if (backend, variant) not in made:
             options = toy_graphs.options_of(backend)
             if reason := registry.load("compile", backend).missing():
+                pytest.skip(reason)
+            if reason := backends.refuses(backend, "fp32" if variant == "text" else variant, kind_of(variant)):
                 pytest.skip(reason)
             folder = tmp_path_factory.mktemp(f"{backend}-{variant}")
             graph = graphs(backends.dialect(backend, options) if variant == "int8" else variant)

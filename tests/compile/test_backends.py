@@ -29,6 +29,8 @@ Engines = Callable[[str, str], Path]
 Graphs = Callable[[str], Graph]
 BACKENDS = registry.names("compile")
 HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "rich", "psutil"}
+LIBRARY = {"coreml": "coremltools", "litert": "ai_edge_litert"}
+"""What a backend imports where that is not its own name."""
 TOLERANCE = {"fp32": 1e-4, "int8": 0.01, "text": 1e-4}
 
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -154,9 +156,12 @@ def test_a_closed_engine_says_so(backend: str, running: Engines) -> None:
 
 @every_backend
 def test_what_a_truncated_engine_gets_is_a_sentence(backend: str, engines: Engines, tmp_path: Path) -> None:
-    for file in engines(backend, "fp32").iterdir():
+    folder = engines(backend, "fp32")
+    for file in filter(Path.is_file, folder.rglob("*")):
         content = file.read_bytes()
-        (tmp_path / file.name).write_bytes(content if file.suffix == ".json" else content[: len(content) // 2])
+        place = tmp_path / file.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if file.suffix == ".json" else content[: len(content) // 2])
     with pytest.raises((BundleError, BackendMissing)) as caught:
         backends.open_engine(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
@@ -174,7 +179,7 @@ def test_an_engine_with_unknown_options_is_refused(backend: str, engines: Engine
 def test_a_missing_library_is_told_with_its_install_line(
     backend: str, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, backend, None)  # Python's own way to say that a module is not there
+    monkeypatch.setitem(sys.modules, LIBRARY.get(backend, backend), None)  # Python's way to say it is not there
     options = options_of(backend)
     assert "pip install" in backends.runs_here(backend, options)
     with pytest.raises(BackendMissing, match="pip install"):
@@ -204,6 +209,7 @@ ELSEWHERE: dict[str, dict[str, object]] = {
     "onnxruntime": {"providers": ("cuda", "cpu")},
     "openvino": {"device": "NPU"},
     "tensorrt_rtx": {"compute_capability": ("sm80",)},
+    "coreml": {},
 }
 
 
@@ -212,6 +218,8 @@ def test_an_engine_for_a_device_that_is_not_here_gets_a_sentence(
     backend: str, engines: Engines, graphs: Graphs, tmp_path: Path
 ) -> None:
     engines(backend, "fp32")  # skips where the library is missing
+    if backend not in ELSEWHERE:
+        pytest.skip("an engine of it is of no one device")
     options = type(options_of(backend)).model_validate(ELSEWHERE[backend])
     if not (why := backends.runs_here(backend, options)):
         pytest.skip("this machine has that device")
@@ -333,7 +341,7 @@ from tlcompile import compile as backends, registry
 from tlcompile.artifacts import Graph
 from tlcompile.errors import TlcompileError
 backend = sys.argv[1]
-__import__({"onnxruntime": "onnx"}.get(backend, backend))
+__import__({"onnxruntime": "onnx", "coreml": "coremltools", "litert": "ai_edge_litert"}.get(backend, backend))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as on a full disk: a write of more fails
 try:

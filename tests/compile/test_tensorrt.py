@@ -67,7 +67,7 @@ def test_the_code_fits_the_stubs_of_tensorrt_10(tmp_path: Path) -> None:
     [
         Options(),
         Options(builder_optimization_level=0, workspace_mib=256, version_compatibility=True),
-        Options(weights="stripped", editable_timing=True),
+        Options(weights="stripped", editable_timing=True, sparse_weights=True),
     ],
 )
 def test_what_the_options_set_is_read_back_from_a_real_builder(options: Options) -> None:
@@ -80,6 +80,7 @@ def test_what_the_options_set_is_read_back_from_a_real_builder(options: Options)
     for flag in (trt.BuilderFlag.STRIP_PLAN, trt.BuilderFlag.REFIT_IDENTICAL):
         assert config.get_flag(flag) == (options.weights == "stripped")
     assert config.get_flag(trt.BuilderFlag.EDITABLE_TIMING_CACHE) == options.editable_timing
+    assert config.get_flag(trt.BuilderFlag.SPARSE_WEIGHTS) == options.sparse_weights
     if options.workspace_mib:
         assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == options.workspace_mib * 2**20
 

@@ -39,13 +39,17 @@ SESSIONS = [(spec, session(spec)) for spec in SPECS]
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 2), st.integers(0, 2**32 - 1))
-def test_at_most_one_grey_level_from_pillow_at_any_size(height: int, width: int, which: int, seed: int) -> None:
+def test_at_most_two_grey_levels_from_pillow_at_any_size_and_hardly_ever_more_than_one(
+    height: int, width: int, which: int, seed: int
+) -> None:
     if height > 2 * width:  # Pillow turns the passes round, see the module's docstring
         height, width = width, height
     spec, ort = SESSIONS[which]
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     found = levels(ort.run(None, {"image": image[None]})[0][0], spec)
-    assert np.abs(found - expected(image, spec)).max() < 1.01
+    apart = np.abs(found - expected(image, spec))
+    assert apart.max() < 2.01  # a half may round to the other side in either pass
+    assert (apart > 1.01).mean() < 1e-3
 
 
 @pytest.mark.parametrize("shape", [(240, 320), (33, 500), (8, 8)])

@@ -67,6 +67,8 @@ def test_the_first_build_does_every_step_and_leaves_a_bundle_that_predicts(place
         next(r["rung"] for r in report["parity"] if "quantize" in r["rung"]),
         "compile/onnxruntime/fp32",
         "compile/onnxruntime/int8",
+        "compile/onnxruntime/fp32 (exact pixels)",
+        "compile/onnxruntime/int8 (exact pixels)",
     }
     assert sum(row["chosen"] for row in report["variants"]) == 1
 

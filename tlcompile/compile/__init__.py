@@ -33,6 +33,7 @@ __all__ = [
     "is_later",
     "on_device",
     "open_engine",
+    "refuses",
     "runs_here",
     "versions",
 ]
@@ -69,6 +70,8 @@ class Backend(Protocol):
     # Optional: HERE, options that change where an engine is built on the machine that runs it. NOT_IN_KEY, options that
     # make a build or a start quicker and the engine no other. KEEP_GRAPH = True: engines fit one kind of device, so the
     # graph goes along. CARRIED, option -> name in the engine folder of a file that goes along to be built with.
+    # CONVERTERS, those of PACKAGES that build an engine and that its device does without.
+    # refuses(variant, kind) -> str: why no engine of this precision (`int8`) can be made for `image` or `text`.
 
 
 def _backend(name: str) -> Backend:
@@ -84,6 +87,12 @@ def _installed(name: str) -> Backend:
 
 def dialect(backend_name: str, options: Options) -> str:
     return _backend(backend_name).dialect(options)
+
+
+def refuses(backend_name: str, variant: str, kind: str) -> str:
+    """Why the backend makes no engine of `variant` (its last part is the precision) for `image` or `text`; ''."""
+    judge = getattr(_backend(backend_name), "refuses", None)
+    return str(judge(variant.rpartition("-")[2], kind)) if judge else ""
 
 
 def runs_here(backend_name: str, options: Options) -> str:
@@ -116,11 +125,11 @@ def carried(backend_name: str) -> dict[str, str]:
 
 
 def versions(backend_name: str) -> dict[str, str]:
-    """Installed versions of the distributions that the backend uses."""
+    """Installed versions of the distributions that an engine of the backend needs where it runs."""
     from importlib import metadata
 
-    found = {}
-    for package in _backend(backend_name).PACKAGES:
+    found, backend = {}, _backend(backend_name)
+    for package in (name for name in backend.PACKAGES if name not in getattr(backend, "CONVERTERS", ())):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -60,6 +60,7 @@ class ProfileOptions(EngineOptions):
         (), max_length=7, description="further ranges, each a table with batch, image_px or tokens; 7 at most"
     )
     tf32: bool = Field(False, description="let fp32 products be rounded to TF32 (10 bits of mantissa): faster")
+    sparse_weights: bool = Field(False, description="look for kernels that skip the zeros of 2:4 sparse weights")
     cuda_graphs: bool = Field(
         False, description="record the launches of shapes that come again in a row, and replay them"
     )

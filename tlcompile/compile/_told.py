@@ -21,7 +21,9 @@ def told_by_tensorrt(message: str) -> str:
     """
     lines = message.strip().split("\n")
     line = next((line for line in lines if not line.startswith("Invalid Node")), lines[0])
-    if found := re.search(r"Error Code \d+: [\w ]+\((.*)\)$", line):
-        line = found.group(1)
+    if found := re.search(r"Error Code \d+: ([\w ]+)\((.*)\)$", line):
+        kind, line = found.group(1).strip(), found.group(2)
+        line = f"out of memory: {line}" if kind == "OutOfMemory" else line
     line = re.sub(r"\.? In \w+ at \S+( \(.*\))?$", "", line)
+    line = re.sub(r"\.?; \[[\w.]+:\d+: \w+\].*$", "", line)
     return re.sub(r"^\[[\w.]+:\d+: \w+\] ", "", line).strip()

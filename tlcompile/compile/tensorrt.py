@@ -117,6 +117,7 @@ def _configure(trt: _nvidia.TensorRT, config: stubs.IBuilderConfig, options: Opt
         "STRIP_PLAN": options.weights == "stripped",
         "REFIT_IDENTICAL": options.weights == "stripped",
         "EDITABLE_TIMING_CACHE": options.editable_timing,
+        "SPARSE_WEIGHTS": options.sparse_weights,
     }
     for name in (name for name, wanted in flags.items() if wanted):
         config.set_flag(getattr(trt.BuilderFlag, name))

@@ -145,6 +145,8 @@ def _build_one(
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, capability.upper()), index)
+        if options.sparse_weights:
+            config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
 
     name = "-".join(capabilities)
     plan = network.build(name, profiles, options.tf32, configure)

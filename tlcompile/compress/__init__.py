@@ -3,6 +3,7 @@
 A pass is a module with
     Options, PACKAGES
     LINE                 the word that its networks are called by: `pruned`, `sparse`, …
+    PRECISIONS           optional: the only precisions that its networks are meant for, e.g. `("int8",)`
     apply(context, options, folder)   fills `folder` with a Checkpoint
 
 Passes follow each other in the recipe's order, each on the result of the one before. Every line is exported, compiled
@@ -12,12 +13,12 @@ both are handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tlcompile.artifacts import Checkpoint, Splits
+from tlcompile.artifacts import Checkpoint, Lesson, Splits
 from tlcompile.recipe.tables import Plugin
 
 if TYPE_CHECKING:
@@ -29,12 +30,19 @@ __all__ = ["Context", "Train", "run"]
 class Train(Protocol):
     """Training as the recipe says, from the network of the Checkpoint `start` into the Checkpoint `folder`.
 
-    `overrides` are keys of `[train]` with other values. `teacher` is the Checkpoint folder of a network whose answers
-    on the same views are learnt too. `work` keeps what a killed run goes on from.
+    `overrides` are keys of `[train]` with other values. `teacher` is learnt beside the labels. `work` keeps what a
+    killed run goes on from. `dress` is what the network wears meanwhile: the arguments of `train.dress.put_on`.
     """
 
     def __call__(
-        self, start: Path, overrides: Mapping[str, Any], folder: Path, work: Path, teacher: Path | None = None
+        self,
+        start: Path,
+        overrides: Mapping[str, Any],
+        folder: Path,
+        work: Path,
+        /,
+        teacher: Lesson | None = None,
+        dress: Mapping[str, Sequence[str]] | None = None,
     ) -> None: ...
 
 
@@ -49,6 +57,8 @@ class Context:
     latency: Callable[[Network], dict[str, float]]
     """Median milliseconds at batch 1 of the network as it is now, by target and precision: `{"openvino/int8": 4.1}`."""
     work: Path
+    dialects: tuple[str, ...] = ()
+    """The Q/DQ dialects of the targets."""
 
 
 def run(step: Plugin, context: Context, folder: Path) -> None:

@@ -1,40 +1,71 @@
-"""Static int8 post-training quantization as explicit Q/DQ nodes, in the dialect of the target.
+"""Static int8 post-training quantization as explicit Q/DQ nodes, in the dialect of the target (see `_qdq`).
 
-    x86-vnni   u8 activations × s8 weights per channel
-    x86        the same with 7-bit weights: without VNNI the 16-bit sums of vpmaddubsw saturate
-    arm        s8 × s8 per channel
-    tensorrt   s8 × s8 per channel, symmetric activations, biases left in fp32
-
-Precision lives in the graph, so every runtime that reads it computes the same thing. Ranges are the least and
-largest values seen on the calibration examples. Preprocessing and softmax stay in fp32.
+Precision lives in the graph, so every runtime that reads it computes the same thing. Preprocessing and softmax stay in
+fp32. Ranges of activations are found on the calibration examples by one of four rules (`_ranges`). The graph may be
+made easier to quantize first: `smooth` for transformers, `equalize` for mobile convolutions, `bias_correction` for
+both.
+`search` looks for the layers that must stay in fp32 (`_mixed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import model_validator
 
 from tlcompile.artifacts import Feed
-from tlcompile.errors import Problem, TlcompileError
-from tlcompile.optimize import Context
+from tlcompile.errors import Problem, RecipeError, TlcompileError
+from tlcompile.optimize import REFERENCE, Context
+from tlcompile.optimize._exclude import named
+from tlcompile.optimize._graph import PREPROCESSING
+from tlcompile.optimize._told import told
 from tlcompile.options import Field, NameList
 from tlcompile.options import Options as Base
 from tlcompile.parity import Tolerance
 
+if TYPE_CHECKING:
+    from typing import Self
+
+    import onnx
+
+    from tlcompile.optimize._ranges import Ranges
+
 PACKAGES = ("onnx", "onnxruntime")
 ON_BY_DEFAULT = False
-PRODUCTS = ("Conv", "MatMul", "Gemm")
-AROUND_CONVOLUTIONS = ("Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool", "MaxPool")
-"""Quantized too in convolutional networks: Clip and Relu so that the range of a convolution is taken behind them, where
-it is narrow; Add and pools so that a block stays in int8. In a transformer the sums carry a few very large values, and
-the products of activations with activations (attention) little work: there only products with weights are quantized."""
+WHERE = "optimize.quantize"
+FEWEST = 2
+"""Calibration examples below which a range says little."""
 
 
 class Options(Base):
     scheme: Literal["int8"] = "int8"
+    calibration: Literal["minmax", "percentile", "entropy", "mse"] = Field(
+        "minmax", description="range of an activation: all values seen, or a narrower one with finer steps that clips"
+    )
+    percentile: float = Field(99.99, gt=50, le=100, description="share of the values that a range holds, in %")
+    per_channel: bool = Field(True, description="a scale for each output channel of a weight; false: one for all")
+    smooth: float | None = Field(
+        None, gt=0, lt=1, description="SmoothQuant's alpha: how far large channels move into the weights; 0.5 is usual"
+    )
+    equalize: bool = Field(False, description="even out the channels of convolutions that follow each other")
+    bias_correction: bool = Field(False, description="take off what int8 adds to each layer's output on average")
+    search: bool = Field(False, description="find the layers that must stay in fp32 to keep the accuracy")
+    search_budget_s: float = Field(600, gt=0, description="seconds that the search may take; it can be interrupted")
     exclude: NameList = Field((), description="nodes that stay in fp32, by name or pattern ('*' any text, '[0-9]')")
     min_agreement: float = Field(0.8, ge=0, le=1, description="least share of golden examples that keep their label")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        default = type(self).model_fields["percentile"].default
+        if self.percentile != default and self.calibration != "percentile":
+            raise ValueError(f"percentile is read with calibration = 'percentile', which is '{self.calibration}'")
+        if self.search_budget_s != type(self).model_fields["search_budget_s"].default and not self.search:
+            raise ValueError("search_budget_s is read with search = true")
+        return self
 
 
 def variant(options: Options) -> str:
@@ -47,84 +78,110 @@ def tolerance(options: Options) -> Tolerance:
 
 
 def apply(model: Path, options: Options, context: Context, target: Path) -> None:
-    import logging
-    import tempfile
-
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.feeds: Iterator[Feed] = context.calibration()
-
-        def get_next(self) -> Feed | None:
-            return next(self.feeds, None)
-
-    logging.getLogger().setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as scratch:
-        prepared = Path(scratch) / "prepared.onnx"
-        try:
-            quant_pre_process(model, prepared, skip_symbolic_shape=True)
-            excluded = kept_in_fp32(prepared, options)
-            chosen = arguments(context.dialect, kinds(prepared))
-            quantize_static(prepared, target, Reader(), nodes_to_exclude=excluded, **chosen)
-        except TlcompileError:
-            raise
-        except Exception as error:  # of onnx, protobuf and onnxruntime, which share no base
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-            raise TlcompileError(Problem("optimize.quantize", f"this graph can't be quantized: {reason}")) from error
-
-
-def kinds(model: Path) -> tuple[str, ...]:
-    """The operators to quantize: more of them where convolutions do most of the work."""
     import onnx
 
-    nodes = [n.op_type for n in onnx.load(model).graph.node if not n.name.startswith("preprocess/")]
-    convolutional = nodes.count("Conv") > nodes.count("MatMul") + nodes.count("Gemm")
-    return PRODUCTS + AROUND_CONVOLUTIONS if convolutional else PRODUCTS
+    from tlcompile.optimize import _qdq
+
+    with told(WHERE, "quantized"), tempfile.TemporaryDirectory() as scratch:
+        graph = _qdq.prepared(model, Path(scratch) / "prepared.onnx")
+        excluded = kept_in_fp32(graph.graph, options)
+        graph = _made_easier(graph, excluded, options, context)
+        if options.equalize or options.smooth is not None:
+            onnx.save(graph, target.with_name(REFERENCE))
+        ranges = _found(graph, excluded, options, context)
+        if options.bias_correction:
+            _correct(graph, ranges, excluded, options, context)
+        if options.search:
+            excluded |= _searched(model, graph, ranges, excluded, options, context, target)
+        onnx.save(_qdq.write(graph, ranges, excluded, context.dialect, options.per_channel), target)
 
 
-def arguments(dialect: str, kinds: tuple[str, ...]) -> dict[str, Any]:
-    """The dialect in the words of ONNX Runtime's quantizer."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
+def _made_easier(model: onnx.ModelProto, excluded: set[str], options: Options, context: Context) -> onnx.ModelProto:
+    """The fp32 graph after `equalize` and `smooth`: the same answers, ranges that int8 takes better."""
+    import onnx
 
-    signed = dialect in ("arm", "tensorrt")
-    return {
-        "quant_format": QuantFormat.QDQ,
-        "activation_type": QuantType.QInt8 if signed else QuantType.QUInt8,
-        "weight_type": QuantType.QInt8,
-        "per_channel": True,
-        "reduce_range": dialect == "x86",
-        "calibrate_method": CalibrationMethod.MinMax,
-        "op_types_to_quantize": list(kinds),
-        "extra_options": {
-            "ActivationSymmetric": dialect == "tensorrt",
-            "WeightSymmetric": True,
-            "QuantizeBias": dialect != "tensorrt",
-            "DedicatedQDQPair": dialect == "tensorrt",
-        },
-    }
+    from tlcompile.optimize._equalize import equalize
+    from tlcompile.optimize._smooth import smooth
+
+    if options.equalize and not equalize(model, context.calibration()):
+        raise RecipeError(Problem(f"{WHERE}.equalize", "the graph has no two convolutions in a row to equalize"))
+    if options.smooth is not None and not smooth(model, options.smooth, excluded, context.calibration()):
+        raise RecipeError(Problem(f"{WHERE}.smooth", "the graph has no product with a weight to smooth"))
+    if options.equalize or options.smooth is not None:
+        return onnx.shape_inference.infer_shapes(model)
+    return model
 
 
-def kept_in_fp32(model: Path, options: Options) -> list[str]:
+def _found(model: onnx.ModelProto, excluded: set[str], options: Options, context: Context) -> Ranges:
+    """Of every activation that is quantized; TlcompileError where there are too few examples, a NaN, or no layer."""
+    from tlcompile.optimize import _qdq, _ranges
+    from tlcompile.optimize._observe import observe
+
+    names = _qdq.activations(model.graph, excluded)
+    if not names:
+        raise TlcompileError(Problem(WHERE, f"nothing is left to quantize: no {', '.join(_qdq.kinds(model.graph))}"))
+    seen = [0]
+
+    def counted() -> Iterator[Feed]:
+        for feed in context.calibration():
+            seen[0] += len(next(iter(feed.values())))
+            yield feed
+
+    symmetric = _qdq.is_symmetric(context.dialect)
+    found = _ranges.find(observe(model, names, counted()), options.calibration, options.percentile, symmetric)
+    if seen[0] < FEWEST:
+        what = f"{seen[0]} examples are too few to find ranges; at least {FEWEST}"
+        raise TlcompileError(Problem("data.calibration", what))
+    return found
+
+
+def _correct(model: onnx.ModelProto, ranges: Ranges, excluded: set[str], options: Options, context: Context) -> None:
+    from tlcompile.optimize import _bias, _qdq
+    from tlcompile.optimize._layers import errors
+
+    rounded = _qdq.write(model, ranges, excluded, context.dialect, options.per_channel)
+    _bias.correct(model, errors(model, rounded, context.calibration()))
+
+
+def _searched(
+    source: Path,
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    excluded: set[str],
+    options: Options,
+    context: Context,
+    target: Path,
+) -> set[str]:
+    """What the search leaves in fp32; `search.json` beside `target` says what it found."""
+    import onnx
+
+    from tlcompile.artifacts import Signature, read_json, write_json
+    from tlcompile.optimize import _mixed, _qdq, _trials
+
+    def make(in_fp32: frozenset[str]) -> onnx.ModelProto:
+        return _qdq.write(model, ranges, excluded | in_fp32, context.dialect, options.per_channel)
+
+    def timed(measure: Callable[[Path], float], in_fp32: frozenset[str]) -> float:
+        with tempfile.TemporaryDirectory() as scratch:
+            onnx.save(make(in_fp32), Path(scratch) / "model.onnx")
+            return measure(Path(scratch) / "model.onnx")
+
+    signature = Signature.from_json(read_json(source.with_name("signature.json")))
+    layers = _mixed.layers_of(model.graph, excluded)
+    with tempfile.TemporaryDirectory() as scratch:
+        trials = _trials.start(model, make, signature, context, ranges, context.work or Path(scratch))
+        latency = partial(timed, context.latency) if context.latency else None
+        found = _mixed.search(trials, model.graph, layers, context.margin, options.search_budget_s, latency)
+    write_json(target.with_name("search.json"), found.record)
+    return set(found.in_fp32)
+
+
+def kept_in_fp32(graph: onnx.GraphProto, options: Options) -> set[str]:
     """Nodes of the preprocessing, products of activations, and what the recipe names; RecipeError: no such node.
 
     ONNX Runtime's quantizer has a switch for products without a constant, which it does not heed where it writes Q/DQ.
     """
-    from fnmatch import fnmatchcase
-
-    import onnx
-
-    from tlcompile.errors import RecipeError, nearest
-
-    graph = onnx.load(model, load_external_data=False).graph
-    names = [n.name for n in graph.node]
     constants = {i.name for i in graph.initializer}
     inner = {n.name for n in graph.node if n.op_type in ("MatMul", "Gemm") and not constants & set(n.input)}
-    matched = {pattern: [n for n in names if n == pattern or fnmatchcase(n, pattern)] for pattern in options.exclude}
-    unknown = [pattern for pattern, found in matched.items() if not found]
-    if unknown:
-        where = "optimize.quantize.exclude"
-        raise RecipeError(*(Problem(where, f"the graph has no node '{n}'", nearest(n, names)) for n in unknown))
-    named = inner.union(*matched.values())
-    return [n for n in names if n.startswith("preprocess/") or n in named]
+    first = {n.name for n in graph.node if n.name.startswith(PREPROCESSING)}
+    return inner | first | named(graph, options.exclude, WHERE)

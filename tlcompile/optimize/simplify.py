@@ -26,7 +26,7 @@ def variant(options: Options) -> str:
 
 
 def tolerance(options: Options) -> Tolerance:
-    return Tolerance(max_abs=1e-4, agreement=1.0)
+    return Tolerance(max_abs=1e-4, agreement=1.0, logits=3e-4)
 
 
 def apply(model: Path, options: Options, context: Context, target: Path) -> None:

@@ -14,6 +14,7 @@ from tlcompile.artifacts import read_json
 from tlcompile.errors import BackendMissing, GateError, Problem, RecipeError, TlcompileError, nearest
 from tlcompile.options import PathText
 from tlcompile.package.publish import check_writable, publish
+from tlcompile.pipeline.ensemble_steps import too_large
 from tlcompile.pipeline.plan import plan
 from tlcompile.pipeline.step import Step
 from tlcompile.recipe import Recipe
@@ -36,6 +37,9 @@ def check_paths(recipe: Recipe) -> None:
     plugins = (("data", recipe.source), ("model", recipe.model))
     named = [(f"{table}.{key}", path) for table, plugin in plugins for key, path in plugin.paths()]
     named += [(f"train.augment.{key}", path) for key, path in recipe.train.augment if isinstance(path, PathText)]
+    named += recipe.extras.paths()
+    for member in recipe.extras.ensemble.members if recipe.extras.ensemble else ():
+        named += [(f"{member.name}: model.{key}", path) for key, path in member.model.paths()]
     for key, path in named:
         try:
             there = path.absolute.exists()
@@ -61,8 +65,13 @@ def check_backends(recipe: Recipe) -> None:
 
 def check_model(recipe: Recipe) -> None:
     """RecipeError where the model library does not know the model. Imports the library."""
-    if problems := recipe.model.module.check(recipe.model.options):
-        raise RecipeError(*(replace(p, where=f"{recipe.path}: {p.where}") for p in problems))
+    problems = [replace(p, where=f"{recipe.path}: {p.where}") for p in recipe.model.module.check(recipe.model.options)]
+    for member in recipe.extras.ensemble.members if recipe.extras.ensemble else ():
+        if member.model != recipe.model and member.bundle is None:
+            found = member.model.module.check(member.model.options)
+            problems += [replace(p, where=f"{recipe.path}: {member.name}: {p.where}") for p in found]
+    if problems := problems or too_large(recipe):
+        raise RecipeError(*problems)
 
 
 def build(

@@ -15,8 +15,11 @@ from tlcompile.evaluate.figures import scores
 from tlcompile.evaluate.gates import Measured, Verdict, judge
 from tlcompile.evaluate.statistics import Drop, MeanDrop, paired_drop
 from tlcompile.pipeline.choose import Candidate, choose
-from tlcompile.pipeline.plan import BASE, engine_name
+from tlcompile.pipeline.contenders import budget, choices, kind_of, told
+from tlcompile.pipeline.plan import BASE, FP32, named
+from tlcompile.pipeline.pseudo_steps import joined
 from tlcompile.pipeline.step import Made, tools
+from tlcompile.pipeline.steps import engine_name
 from tlcompile.recipe import Recipe, Target
 
 LOCKED: tuple[str, ...] = (
@@ -56,6 +59,7 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "gates": [v.to_json() for v in verdicts],
         "passed": all(v.passed for v in verdicts),
         "variants": rows,
+        "selection": choices(made),
         "parity": ladder(made),
         "history": read_json(checkpoint.folder / "history.json"),
         "confusion": result["confusion"],
@@ -67,7 +71,13 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "environment": environment(),
         "provenance": {name: entry.digest for name, entry in made.items()},
         "views": views(checkpoint.folder / "samples" / "views.txt"),
-        "notes": [*notes(rows), *exported(made["export"].folder), *checkpoint.applied.get("notes", ())],
+        "notes": [
+            *notes(rows),
+            *told(choices(made)),
+            *joined(made),
+            *exported(made["export"].folder),
+            *checkpoint.applied.get("notes", ()),
+        ],
     }
 
 
@@ -89,6 +99,7 @@ def variants(
     labels = registry.load("tasks", recipe.task).LABELS
     with np.load(checkpoint.folder / "reference.npz", allow_pickle=False) as reference:
         wanted = scores(reference["test_logits"], reference["test_labels"], labels, threshold=0.0)
+    limits = budget(recipe, made, wanted, labels)
     found: list[Measurement] = []
     prefix = engine_name(target, "")
     for name in (n for n in made if n.startswith(prefix)):
@@ -104,8 +115,12 @@ def variants(
             **row_of(engine, Evaluation(made[evaluation].folder, "").result, drop, latency.get(name, {})),
         }
         p50 = row["latency"].get("batch_1", {}).get("p50_ms")
-        found.append((row, drop, Candidate(row["variant"], drop, p50, row["size_mb"])))
-    best, why = choose([c for _, _, c in found], recipe.gates.max_accuracy_drop)
+        kind = kind_of(row["variant"])
+        found.append((row, drop, Candidate(row["variant"], drop, p50, row["size_mb"], kind, reached)))
+        if limits:
+            gain = paired_drop(limits.single, reached, recipe.evaluate.alpha)
+            row |= {"corrected": gain.c, "corrupted": gain.b, "p_single": gain.p_different}
+    best, why = choose([c for _, _, c in found], recipe.gates.max_accuracy_drop, limits)
     for index, (row, _, _) in enumerate(found):
         row |= {"chosen": index == best, "why": why[index]}
     return found
@@ -188,10 +203,18 @@ def views(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def portable_graph(made: Made) -> Graph:
-    """The last graph that every target shares: what the bundle carries beside the engines."""
-    last = [name for name in made if name == "export" or name.startswith(BASE)][-1]
-    return Graph(made[last].folder, made[last].digest)
+def portable_graph(recipe: Recipe, facts: dict[str, Any], made: Made) -> Graph:
+    """The fp32 graph of what every target ships, else of the network as trained: what goes along beside the engines."""
+    shipped = {row["variant"].rpartition("-")[0] for row in facts["variants"] if row["chosen"]}
+    line = shipped.pop() if len(shipped) == 1 else ""
+    step = next(name for name in (*fp32_graphs(recipe, line), *fp32_graphs(recipe, "")) if name in made)
+    return Graph(made[step].folder, made[step].digest)
+
+
+def fp32_graphs(recipe: Recipe, line: str) -> list[str]:
+    """Steps that may have made the fp32 graph of a line, the last one first."""
+    bases = [BASE + named(line, step.name) for step in reversed(recipe.passes)]
+    return [f"optimize/{named(line, FP32)}", *bases, f"export/{line}" if line else "export"]
 
 
 Shipped = tuple[str, Engine, dict[str, Any], dict[str, Any]]

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from tlcompile import compile as backends
 from tlcompile import registry
 from tlcompile.errors import Problem, RecipeError, nearest, one_of
-from tlcompile.options import PathText
-from tlcompile.pipeline import stages
-from tlcompile.pipeline.step import Step, plugin_parts, tools
+from tlcompile.pipeline import ensemble_steps, pseudo_steps
+from tlcompile.pipeline.ensemble_steps import Fused
+from tlcompile.pipeline.step import Step
+from tlcompile.pipeline.steps import (
+    Engine,
+    compile_step,
+    compress_step,
+    data_step,
+    engine_name,
+    evaluate_step,
+    export_step,
+    features_steps,
+    latency_step,
+    package_step,
+    pass_step,
+    report_step,
+    train_step,
+    training_parts,
+)
 from tlcompile.recipe import Plugin, Recipe, Target
-from tlcompile.recipe.train_table import NOT_IN_KEY
+from tlcompile.recipe.ensemble_tables import ENSEMBLE
 from tlcompile.store import Store
 
-Engine = tuple[Target, str, str]  # target, variant, the step of its graph
 BASE = "optimize/base/"
 FP32 = "fp32"
 
@@ -25,16 +39,22 @@ FP32 = "fp32"
 def plan(recipe: Recipe, store: Store) -> list[Step]:
     """Every step of building `recipe`. RecipeError where targets ask for variants that no pass makes."""
     steps = first_steps(recipe, store)
-    lines = {"": "train"}
-    for step in recipe.compress:
-        line, before = list(lines.items())[-1]
-        steps.append(compress_step(recipe, step, before, store))
-        lines[named(line, step.module.LINE)] = steps[-1].name
+    lines = line_steps(recipe, steps, store)
+    members = ensemble_steps.member_steps(recipe, lambda r: training_parts(r, store), store)
+    steps += members.values()
+    for soup in ensemble_steps.soup_step(recipe, training_parts(recipe, store)):
+        steps.append(soup)
+        lines[ensemble_steps.SOUP] = soup.name
     bases = {}
     for line, checkpoint in lines.items():
         steps += graph_steps(recipe, line, checkpoint, store)
         bases[line] = steps[-1].name
-    engines = fork_steps(recipe, bases, store, steps)
+    steps += member_graphs(recipe, members, bases, store)
+    steps += choose_steps(recipe, members, bases[""], store)
+    graphs = Graphs(recipe, store, steps, bases, Fused(recipe, ("", *members)))
+    if recipe.extras.distill:
+        steps += student_steps(recipe, graphs, store)
+    engines = fork_steps(graphs)
     steps += [compile_step(*engine, store) for engine in engines]
     steps += [evaluate_step(*engine) for engine in engines]
     names = tuple(engine_name(target, variant) for target, variant, _ in engines)
@@ -44,54 +64,161 @@ def plan(recipe: Recipe, store: Store) -> list[Step]:
     return steps
 
 
+def line_steps(recipe: Recipe, steps: list[Step], store: Store) -> dict[str, str]:
+    """Append the passes over networks to `steps`; line -> the step of its Checkpoint."""
+    lines = {"": "train"}
+    for step in recipe.compress:
+        line, before = list(lines.items())[-1]
+        steps.append(compress_step(recipe, step, before, store))
+        lines[named(line, step.module.LINE)] = steps[-1].name
+    return lines
+
+
+def precisions_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Line -> the only precisions that it is meant for; lines that are for all of them are left out."""
+    line, found = "", {}
+    for step in recipe.compress:
+        line = named(line, step.module.LINE)
+        if only := getattr(step.module, "PRECISIONS", ()):
+            found[line] = tuple(only)
+    return found
+
+
 def named(line: str, word: str) -> str:
     """`pruned` and `int8` -> `pruned-int8`; the line of the network as trained has no word of its own."""
     return f"{line}-{word}" if line else word
 
 
-def fork_steps(recipe: Recipe, bases: Mapping[str, str], store: Store, steps: list[Step]) -> list[Engine]:
-    """Append the passes that make variants, once a dialect, to `steps`; every engine that is to be built."""
-    forks = {p.module.variant(p.options): p for p in recipe.passes if p.module.variant(p.options)}
-    made = {named(line, precision): (line, precision) for line in bases for precision in (FP32, *forks)}
-    graphs: dict[tuple[str, str], str] = {}
+def member_graphs(recipe: Recipe, members: Mapping[str, Step], bases: dict[str, str], store: Store) -> list[Step]:
+    """export -> passes of each member that was trained here; all their graphs join `bases`."""
+    steps: list[Step] = []
+    for line, own in ensemble_steps.recipes_of(recipe).items():
+        steps += graph_steps(own, line, members[line].name, store)
+        bases[line] = steps[-1].name
+    bases |= {line: step.name for line, step in members.items() if line not in bases}
+    return steps
+
+
+def choose_steps(recipe: Recipe, members: Mapping[str, Step], base: str, store: Store) -> list[Step]:
+    """What decides which views and members answer together. `base` is the graph of the network as trained.
+
+    Networks that have learnt the validation examples can't choose on them: they are trained without, to be judged.
+    """
+    steps: list[Step] = []
+    checkpoints = {"": "train", **{line: step.name for line, step in members.items()}}
+    for line, own in {"": recipe, **ensemble_steps.recipes_of(recipe)}.items():
+        if own.train.retrain_full and recipe.extras.choosing:
+            before = ensemble_steps.held_back(own)
+            name = f"train/before-{line}" if line else "train/before"
+            steps.append(ensemble_steps.training_step(before, name, recipe, lambda r: training_parts(r, store)))
+            checkpoints[line] = name
+    if recipe.extras.tta and recipe.train.retrain_full:
+        steps += graph_steps(ensemble_steps.held_back(recipe), "before", checkpoints[""], store)
+        base = steps[-1].name
+    if recipe.extras.ensemble:
+        steps.append(ensemble_steps.choose_ensemble_step(recipe, checkpoints))
+    if recipe.extras.tta:
+        steps.append(ensemble_steps.choose_tta_step(recipe, registry.load("tasks", recipe.task).KIND, base))
+    return steps
+
+
+def student_steps(recipe: Recipe, graphs: Graphs, store: Store) -> list[Step]:
+    """The answers of a teacher, the network that learns them, and its graph, which joins the bases."""
+    table, line = recipe.extras.distill, ensemble_steps.STUDENT
+    assert table
+    teacher = graphs(graphs.fused.kinds[-1], FP32, "") if table.teacher == ENSEMBLE else ""
+    made = ensemble_steps.student_steps(recipe, teacher, training_parts(recipe, store), store)
+    made += graph_steps(recipe, line, made[-1].name, store)
+    graphs.bases[line] = made[-1].name
+    return made
+
+
+@dataclass
+class Graphs:
+    """Which step makes the graph of a line in a precision and dialect; it joins `steps` when first asked for."""
+
+    recipe: Recipe
+    store: Store
+    steps: list[Step]
+    bases: dict[str, str]  # line -> the step of its fp32 graph
+    fused: Fused
+    made: dict[tuple[str, str, str], str] = field(default_factory=dict)
+
+    @property
+    def forks(self) -> dict[str, Plugin]:
+        found = {p.module.variant(p.options): p for p in self.recipe.passes}
+        return {variant: step for variant, step in found.items() if variant}
+
+    def __call__(self, line: str, precision: str, dialect: str) -> str:
+        if precision == FP32 and line in self.bases:
+            return self.bases[line]
+        if (line, precision, dialect) not in self.made:
+            if line in self.fused.kinds:
+                parts = tuple(self(part, precision, dialect) for part in self.fused.parts(line))
+                step = self.fused.step(line, precision, dialect, parts)
+            else:
+                name = f"optimize/{named(line, precision)}-{dialect}"
+                step = pass_step(name, self.recipe, self.forks[precision], dialect, self.bases[line], self.store)
+            self.steps.append(step)
+            self.made[line, precision, dialect] = step.name
+        return self.made[line, precision, dialect]
+
+
+def fork_steps(graphs: Graphs) -> list[Engine]:
+    """Append the passes that make variants, once a dialect; every engine that is to be built."""
+    lines = [*(line for line in graphs.bases if line not in graphs.fused.lines[1:]), *graphs.fused.kinds]
+    only, all_of = precisions_of(graphs.recipe), (FP32, *graphs.forks)
+    made = {named(line, p): (line, p) for line in lines for p in all_of if p in only.get(line, all_of)}
     engines = []
-    for target, variant in wanted(recipe, tuple(made)):
+    for target, variant in wanted(graphs, made):
         line, precision = made[variant]
         dialect = backends.dialect(target.backend.name, target.backend.options) if precision != FP32 else ""
-        if precision == FP32:
-            graphs[variant, dialect] = bases[line]
-        elif (variant, dialect) not in graphs:
-            step = pass_step(f"optimize/{variant}-{dialect}", forks[precision], dialect, bases[line], store)
-            graphs[variant, dialect] = step.name
-            steps.append(step)
-        engines.append((target, variant, graphs[variant, dialect]))
+        engines.append((target, variant, graphs(line, precision, dialect)))
     return engines
 
 
-def engine_name(target: Target, variant: str) -> str:
-    return f"compile/{target.name}/{variant}"
+def wanted(graphs: Graphs, made: Mapping[str, tuple[str, str]]) -> list[tuple[Target, str]]:
+    """(target, variant) in the recipe's order. A target that names no variants gets all that its backend takes.
 
-
-def wanted(recipe: Recipe, known: tuple[str, ...]) -> list[tuple[Target, str]]:
-    """(target, variant) in the recipe's order; a target that names no variants gets all of them."""
-    problems = [
-        Problem(
-            f"{recipe.path}: compile '{t.name}': variants",
-            f"no pass of [optimize] makes '{v}'; known here: {one_of(known)}",
-            nearest(v, known),
-        )
-        for t in recipe.targets
-        for v in t.variants
-        if v not in known
-    ]
+    `made`: variant -> its line and precision. RecipeError for every variant that is named and can't be had.
+    """
+    recipe, found, problems = graphs.recipe, [], []
+    for target in recipe.targets:
+        where = f"{recipe.path}: compile '{target.name}': variants"
+        for variant in target.variants or made:
+            if variant not in made:
+                what = f"no pass of [optimize] makes '{variant}'; known here: {one_of(tuple(made))}"
+                problems.append(Problem(where, what, nearest(variant, made)))
+            elif reason := refused(graphs, target, made[variant][1]):
+                if target.variants:
+                    problems.append(Problem(where, f"'{variant}': {reason}"))
+            else:
+                found.append((target, variant))
+        if not any(target is t for t, _ in found) and not problems:
+            problems.append(Problem(where, "its backend takes none of the variants that this recipe makes"))
     if problems:
         raise RecipeError(*problems)
-    return [(t, v) for t in recipe.targets for v in t.variants or known]
+    return found
+
+
+def refused(graphs: Graphs, target: Target, precision: str) -> str:
+    """Why the backend of `target` makes no engine of this precision; ''."""
+    backend, kind = target.backend.name, registry.load("tasks", graphs.recipe.task).KIND
+    step = graphs.forks.get(precision)
+    judge = getattr(step.module, "refused", None) if step else None
+    return backends.refuses(backend, precision, kind) or (str(judge(step.options, backend)) if judge and step else "")
 
 
 def first_steps(recipe: Recipe, store: Store) -> list[Step]:
-    """data -> train."""
-    return [data_step(recipe, store), *features_steps(recipe, store), train_step(recipe, store)]
+    """data -> train, with the rounds that label further examples in between."""
+    train = partial(train_step, recipe, store)
+    rounds = pseudo_steps.steps(recipe, store, train, lambda line, made: export_step(recipe, line, made, store))
+    return [
+        data_step(recipe, store),
+        *features_steps(recipe, store),
+        *rounds,
+        train("train", pseudo_steps.labelled(recipe)),
+    ]
 
 
 def graph_steps(recipe: Recipe, line: str, checkpoint: str, store: Store) -> list[Step]:
@@ -99,165 +226,5 @@ def graph_steps(recipe: Recipe, line: str, checkpoint: str, store: Store) -> lis
     steps = [export_step(recipe, line, checkpoint, store)]
     for step in recipe.passes:
         if not step.module.variant(step.options):
-            steps.append(pass_step(f"{BASE}{named(line, step.name)}", step, "", steps[-1].name, store))
+            steps.append(pass_step(f"{BASE}{named(line, step.name)}", recipe, step, "", steps[-1].name, store))
     return steps
-
-
-def data_step(recipe: Recipe, store: Store) -> Step:
-    task = registry.load("tasks", recipe.task)
-    return Step(
-        "data",
-        "data",
-        (),
-        lambda: {
-            "table": recipe.data.model_dump(mode="json", exclude={"source"}),
-            "source": plugin_parts(recipe.source, store),
-            "kind": task.KIND,
-            "labels": task.LABELS,
-            "seed": recipe.seed,
-            "tools": tools("numpy", "pyarrow", "pillow"),
-        },
-        partial(stages.data, recipe),
-    )
-
-
-def train_step(recipe: Recipe, store: Store) -> Step:
-    return Step(
-        "train",
-        "train",
-        ("data", "features") if recipe.train.trainable == "head" else ("data",),
-        lambda: training_parts(recipe, store),
-        partial(stages.train, recipe),
-    )
-
-
-def training_parts(recipe: Recipe, store: Store) -> dict[str, Any]:
-    return {
-        "model": plugin_parts(recipe.model, store),
-        "table": recipe.train.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
-        "paths": {k: store.stats.digest(v.absolute) for k, v in recipe.train.augment if isinstance(v, PathText)},
-        "seed": recipe.seed,
-        "tools": tools("torch", "torchvision", "accelerate", "peft", "tokenizers", "pillow"),
-        "device": gpu(),
-    }
-
-
-def compress_step(recipe: Recipe, step: Plugin, before: str, store: Store) -> Step:
-    """A pass over the trained network. What it measures is part of its key by the devices of the targets."""
-
-    def parts() -> dict[str, Any]:
-        engines = {
-            t.name: {
-                "backend": plugin_parts(t.backend, store),
-                "device": backends.device(t.backend.name, t.backend.options),
-            }
-            for t in recipe.targets
-        }
-        return {"pass": plugin_parts(step, store), "training": training_parts(recipe, store), "engines": engines}
-
-    name = f"compress/{step.name}"
-    return Step(name, "compress", ("data", before), parts, partial(stages.compress, recipe, step, before))
-
-
-def export_step(recipe: Recipe, line: str, checkpoint: str, store: Store) -> Step:
-    return Step(
-        f"export/{line}" if line else "export",
-        "export",
-        ("data", checkpoint),
-        lambda: {
-            "model": plugin_parts(recipe.model, store),
-            "table": recipe.export.model_dump(mode="json"),
-            "tools": tools("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
-        },
-        partial(stages.export, recipe, checkpoint),
-    )
-
-
-def features_steps(recipe: Recipe, store: Store) -> list[Step]:
-    """What the frozen body says of each example, where only the head is trained: no key of `[train]` is part of it."""
-    if recipe.train.trainable != "head":
-        return []
-
-    def parts() -> dict[str, Any]:
-        used = tools("torch", "torchvision", "tokenizers", "pillow")
-        return {"model": plugin_parts(recipe.model, store), "seed": recipe.seed, "tools": used, "device": gpu()}
-
-    return [Step("features", "train", ("data",), parts, partial(stages.features, recipe))]
-
-
-def pass_step(name: str, step: Plugin, dialect: str, before: str, store: Store) -> Step:
-    return Step(
-        name,
-        "optimize",
-        ("data", before),
-        lambda: {
-            "pass": plugin_parts(step, store),
-            "dialect": dialect,
-            "tools": tools("onnxruntime", "onnxruntime-gpu"),
-        },
-        partial(stages.optimize, step, dialect, before),
-    )
-
-
-def compile_step(target: Target, variant: str, graph: str, store: Store) -> Step:
-    backend = target.backend
-    return Step(
-        engine_name(target, variant),
-        "compile",
-        (graph,),
-        lambda: {
-            "backend": plugin_parts(backend, store),
-            "variant": variant,
-            "device": backends.device(backend.name, backend.options),
-        },
-        partial(stages.compile, target, variant, graph),
-    )
-
-
-def evaluate_step(target: Target, variant: str, graph: str) -> Step:
-    engine = engine_name(target, variant)
-    return Step(
-        f"evaluate/{target.name}/{variant}",
-        "evaluate",
-        ("data", "export", graph, engine),
-        lambda: {"device": backends.device(target.backend.name, target.backend.options)},
-        partial(stages.evaluate, graph, engine, 32),
-    )
-
-
-def latency_step(recipe: Recipe, engines: tuple[str, ...]) -> Step:
-    def parts() -> dict[str, Any]:
-        devices = {t.name: backends.device(t.backend.name, t.backend.options) for t in recipe.targets}
-        table = recipe.evaluate.model_dump(mode="json", include={"batch_size", "latency_runs"})
-        return {"table": table, "devices": devices}
-
-    return Step("evaluate/latency", "evaluate", ("data", *engines), parts, partial(stages.latency, recipe, engines))
-
-
-def report_step(recipe: Recipe, before: list[Step]) -> Step:
-    names = tuple(step.name for step in before)
-    return Step(
-        "report",
-        "report",
-        names,
-        lambda: {"name": recipe.name, "gates": recipe.gates.model_dump(mode="json"), "alpha": recipe.evaluate.alpha},
-        partial(stages.report, recipe),
-    )
-
-
-def package_step(recipe: Recipe, before: list[Step]) -> Step:
-    return Step(
-        "package",
-        "package",
-        tuple(step.name for step in before),
-        lambda: {"recipe": recipe.text, "resolved": recipe.resolved()},
-        partial(stages.package, recipe),
-    )
-
-
-def gpu() -> str:
-    """The NVIDIA driver that training would use, or 'cpu'. Reads one small file; imports no torch."""
-    try:
-        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
-    except OSError:
-        return "cpu"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tlcompile import compile as backends
 from tlcompile import registry
-from tlcompile.artifacts import Checkpoint, Engine, Graph, Splits, write_json
+from tlcompile.artifacts import Checkpoint, Graph, Splits, read_json, write_json
 from tlcompile.recipe import Recipe, Target
 
 if TYPE_CHECKING:
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 CALIBRATION, RUNS = 8, 60
 FP32 = "fp32"
+SEARCHES = {"search"}
+"""Options of passes that would try many graphs, which a trial does without."""
 
 
 def latency_of(
@@ -24,34 +29,59 @@ def latency_of(
 ) -> dict[str, float]:
     """Median milliseconds at batch 1 of `network` on every target that runs here, in fp32 and as every variant.
 
-    Its weights decide nothing, so no parity is asked for and few examples calibrate.
+    Its weights decide nothing, so no parity is asked for and few examples calibrate. A machine is now quicker, now
+    slower: the network of `checkpoint`, kept compiled in `work`, is timed in the same interleaved run each time, and
+    all times are told as if it took what it took at first.
     """
-    from tlcompile.data import Split
     from tlcompile.evaluate.latency import measure
+    from tlcompile.models._restore import restore
+
+    yardstick = work / "yardstick"
+    if not (yardstick / "feed.npz").exists():
+        shutil.rmtree(yardstick, ignore_errors=True)
+        whole = restore(checkpoint.folder, recipe.model.module, recipe.model.options)
+        compiled(recipe, checkpoint, splits, whole, yardstick)
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
+        engines = compiled(recipe, checkpoint, splits, network, Path(scratch) / "trial")
+        if not engines:
+            return {}
+        known = {f"whole {name}": yardstick / folder.name for name, folder in engines.items()}
+        with np.load(yardstick / "feed.npz", allow_pickle=False) as feed:
+            found = measure({**engines, **known}, {1: dict(feed)}, RUNS)
+    ms = {name: float(row["batches"]["1"]["p50_ms"]) for name, row in found.items()}
+    first = yardstick / "first.json"
+    if not first.exists():
+        write_json(first, {name: ms[f"whole {name}"] for name in engines})
+    return {name: ms[name] * read_json(first)[name] / ms[f"whole {name}"] for name in engines}
+
+
+def compiled(recipe: Recipe, checkpoint: Checkpoint, splits: Splits, network: Network, place: Path) -> dict[str, Path]:
+    """The engines of `network` in `place`, by target and precision, and in `feed.npz` what they are timed with."""
+    from tlcompile.data import Split
     from tlcompile.pipeline.stages import typical
     from tlcompile.runtime.feeds import feeder
 
-    here = [t for t in recipe.targets if not backends.runs_here(t.backend.name, t.backend.options)]
-    with tempfile.TemporaryDirectory(dir=work) as scratch:
-        base = exported(recipe, checkpoint, splits, network, Path(scratch) / FP32)
-        engines = {}
-        for target in here:
-            for variant, graph in variants(recipe, target, base, splits, Path(scratch)):
-                folder = Path(scratch) / f"{target.name}-{variant}-engine"
-                folder.mkdir()
-                backends.build(target.backend.name, target.backend.options, graph, variant, folder)
-                engines[f"{target.name}/{variant}"] = Engine(folder, "").folder
-        if not engines:
-            return {}
-        feed = feeder(base.signature, base.folder)([typical(Split(splits.folder, "val"))])
-        found = measure(engines, {1: feed}, RUNS)
-    return {name: float(row["batches"]["1"]["p50_ms"]) for name, row in found.items()}
+    place.mkdir(parents=True)
+    base = exported(recipe, checkpoint, splits, network, place / FP32)
+    engines = {}
+    for target in recipe.targets:
+        if backends.runs_here(target.backend.name, target.backend.options):
+            continue  # a reason why not
+        for variant, graph in variants(recipe, target, base, splits, place):
+            folder = place / f"{target.name}-{variant}-engine"
+            folder.mkdir()
+            backends.build(target.backend.name, target.backend.options, graph, variant, folder)
+            engines[f"{target.name}/{variant}"] = folder
+    np.savez(
+        place / "feed.npz",
+        allow_pickle=False,
+        **feeder(base.signature, base.folder)([typical(Split(splits.folder, "val"))]),
+    )
+    return engines
 
 
 def exported(recipe: Recipe, checkpoint: Checkpoint, splits: Splits, network: Network, folder: Path) -> Graph:
     """The graph of `network` after the passes that every target shares."""
-    import shutil
-
     from tlcompile.export.graph import assemble, save, signature_of
     from tlcompile.export.network import to_onnx
 
@@ -74,19 +104,21 @@ def exported(recipe: Recipe, checkpoint: Checkpoint, splits: Splits, network: Ne
 
 def variants(recipe: Recipe, target: Target, base: Graph, splits: Splits, scratch: Path) -> list[tuple[str, Graph]]:
     """(variant, graph) of `base` as `target` would get them."""
-    import shutil
-
     found = [(FP32, base)]
     dialect = backends.dialect(target.backend.name, target.backend.options)
     for step in recipe.passes:
         variant = step.module.variant(step.options)
-        if not variant:
+        judge = getattr(step.module, "refused", None)
+        if not variant or (judge and judge(step.options, target.backend.name)):
             continue
         folder = scratch / f"{variant}-{dialect}"
         if not folder.exists():
             shutil.copytree(base.folder, folder, ignore=shutil.ignore_patterns("model.onnx"))
             context = _context(dialect, recipe, base.folder, splits)
-            step.module.apply(base.model, step.options, context, folder / "model.onnx")
+            options = step.options.model_copy(
+                update=dict.fromkeys(SEARCHES & set(step.options.model_fields_set), False)
+            )
+            step.module.apply(base.model, options, context, folder / "model.onnx")
         found.append((variant, Graph(folder, "")))
     return found
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tlcompile import registry
 from tlcompile.errors import Problem, RecipeError, nearest, one_of
 from tlcompile.options import Options
-from tlcompile.recipe import fits, locate
+from tlcompile.recipe import ensemble_tables, fits, locate, members
 from tlcompile.recipe.alternatives import merged
 from tlcompile.recipe.tables import (
     DataTable,
@@ -28,7 +28,7 @@ from tlcompile.recipe.tables import (
 )
 from tlcompile.recipe.train_table import TrainTable
 
-TABLES = ("data", "model", "train", "compress", "export", "optimize", "compile", "evaluate", "gates")
+TABLES = ("data", "model", "train", *members.NAMES, "compress", "export", "optimize", "compile", "evaluate", "gates")
 Table = TypeVar("Table", bound=Options)
 
 _TYPE_NAMES = {
@@ -108,6 +108,11 @@ class _Reader:
         if data and train and data.task in registry.names("tasks"):
             for problem in fits.check(train, registry.load("tasks", data.task)):
                 self.say(tuple(problem.where.split(".")), problem.what, problem.nearest)
+        extras = ensemble_tables.Extras()
+        if head and data and model and train and data.task in registry.names("tasks"):
+            extras = members.read(self, raw, model, train, head.seed)
+            for problem in ensemble_tables.check(extras, registry.load("tasks", data.task).LABELS, train):
+                self.say(tuple(problem.where.split(".")), problem.what, problem.nearest)
         export = self.table(ExportTable, raw.get("export", {}), ("export",))
         compress = self.passes("compress", raw.get("compress", {}))
         passes = self.passes("optimize", raw.get("optimize", {}))
@@ -132,6 +137,7 @@ class _Reader:
             targets,
             evaluate,
             gates,
+            extras,
         )
 
     def is_table(self, name: str, value: Any) -> bool:

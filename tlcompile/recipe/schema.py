@@ -6,7 +6,7 @@ from typing import Any
 
 from tlcompile import registry
 from tlcompile.options import Options
-from tlcompile.recipe import tables
+from tlcompile.recipe import ensemble_tables, tables
 from tlcompile.recipe.train_table import TrainTable
 
 
@@ -22,6 +22,10 @@ def schema() -> dict[str, Any]:
         "data": data,
         "model": _choice("models", "library", None),
         "train": _of(TrainTable),
+        "ensemble": _ensemble(),
+        "tta": _of(ensemble_tables.TtaTable),
+        "distill": _of(ensemble_tables.DistillTable),
+        "pseudo_labels": _of(ensemble_tables.PseudoLabelsTable),
         "compress": _passes("compress"),
         "export": _of(tables.ExportTable),
         "optimize": _passes("optimize"),
@@ -31,6 +35,18 @@ def schema() -> dict[str, Any]:
     }
     head["required"] = [*head.get("required", []), "data", "model"]
     return head
+
+
+def _ensemble() -> dict[str, Any]:
+    """A member's `model` and `train` hold any keys of [model] and [train]."""
+    found, member = _of(ensemble_tables.EnsembleTable), _of(ensemble_tables.MemberTable)
+    keys = {"library": {"enum": list(registry.names("models"))}}
+    for name in registry.names("models"):
+        keys |= _of(registry.load("models", name).Options)["properties"]
+    member["properties"]["model"] = {"type": "object", "properties": keys, "additionalProperties": False}
+    member["properties"]["train"] = {**_of(TrainTable), "required": []}
+    found["properties"]["member"] = {"type": "array", "items": member}
+    return found
 
 
 def _passes(room: str) -> dict[str, Any]:

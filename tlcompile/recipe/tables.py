@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Strict, field_validator, model_validator
 
 from tlcompile import registry
 from tlcompile.options import Field, NameList, Options, PathText
 from tlcompile.recipe.train_table import TrainTable
+
+if TYPE_CHECKING:
+    from tlcompile.recipe.ensemble_tables import Extras
 
 
 class SplitTable(Options):
@@ -145,6 +148,7 @@ class Recipe:
     targets: tuple[Target, ...]
     evaluate: EvaluateTable
     gates: GatesTable
+    extras: Extras
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON values in the recipe's own structure."""
@@ -154,6 +158,7 @@ class Recipe:
             "data": {**self.data.model_dump(mode="json"), **self.source.to_json()},
             "model": {"library": self.model.name, **self.model.to_json()},
             "train": self.train.model_dump(mode="json"),
+            **self.extras.to_json(),
             "compress": {p.name: p.to_json() for p in self.compress},
             "export": self.export.model_dump(mode="json"),
             "optimize": {p.name: p.to_json() for p in self.passes},

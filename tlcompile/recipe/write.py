@@ -34,5 +34,7 @@ def _pairs(table: dict[str, Any]) -> list[str]:
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_value(v) for v in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{k} = {_value(v)}' for k, v in value.items())} }}" if value else "{}"
     text = json.dumps(value, ensure_ascii=False)
     return text.replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not

@@ -103,13 +103,19 @@ def _variants(facts: Facts, pictures: set[str]) -> Iterator[str]:
 
 
 def _parity(facts: Facts, _: set[str]) -> Iterator[str]:
-    if facts.get("parity"):
-        yield from (
-            "## Parity",
-            "",
-            "After each step the golden examples ran again and were compared with the step before.",
-        )
-        yield from ("", *parity(facts["parity"]))
+    rows = facts.get("parity")
+    if not rows:
+        return
+    bad = next((row["rung"] for row in rows if not row.get("ok")), None)
+    yield from (
+        "## Parity",
+        "",
+        "After each step the golden examples ran again and were compared with the step before: the logits by their "
+        "root mean square difference, as a share of their spread. "
+        + (f"**The first bad step is {bad}.**" if bad else "All are sound."),
+        "",
+        *parity(rows),
+    )
 
 
 def _training(facts: Facts, pictures: set[str]) -> Iterator[str]:

@@ -31,13 +31,15 @@ def variants(rows: Rows, metric: str = "accuracy") -> list[str]:
     """One row an engine; one group of columns for each batch size that was measured."""
     batches = list(dict.fromkeys(b for row in rows for b in row.get("latency") or {} if b.startswith("batch_")))
     heads = ["engine", "backend", "precision", metric, "drop (upper bound)"]
+    against = any("corrected" in row for row in rows)
+    heads += ["corrected / corrupted (p)"] if against else []
     for batch in batches:
         heads += [f"{batch.replace('_', ' ')}: {what}" for what in ("p50", "p90", "p99", "per second")]
     made = []
     for row in rows:
         name = code(row.get("engine"))
         line = [f"**{name} ships**" if row.get("chosen") else name, row.get("backend", ""), row.get("variant", "")]
-        line += [_accuracy(row), _drop(row)]
+        line += [_accuracy(row), _drop(row), *([_account(row)] if against else [])]
         for batch in batches:
             found = (row.get("latency") or {}).get(batch) or {}
             line += [number(found.get(f"{p}_ms"), ".2f") for p in ("p50", "p90", "p99")]
@@ -52,27 +54,41 @@ def _accuracy(row: dict[str, Any]) -> str:
     return number(row.get("accuracy"), ".4f") + interval
 
 
+def _account(row: dict[str, Any]) -> str:
+    """Test examples that the best single network got wrong and this engine right, and the other way round."""
+    p = f" ({number(row['p_single'], '.2g')})" if row.get("p_single") is not None else ""
+    return f"{number(row.get('corrected'), 'd')} / {number(row.get('corrupted'), 'd')}{p}"
+
+
 def _drop(row: dict[str, Any]) -> str:
     upper = row.get("drop_upper")
     return number(row.get("drop"), "+.4f") + (f" ({upper:+.4f})" if upper is not None else "")
 
 
 def parity(rows: Rows) -> list[str]:
-    heads = ("step", "against", "largest error", "same answer", "allowed", "verdict")
+    heads = ("step", "against", "logits off by", "largest error", "same answer", "allowed", "verdict")
     return table(
         heads,
         [
             (
                 row.get("rung", ""),
                 row.get("against", ""),
+                number(row.get("logits"), ".2%"),
                 number(row.get("max_abs"), ".2g"),
                 number(row.get("agreement"), ".1%"),
-                words(row.get("tolerance")),
+                _allowed(row.get("tolerance") or {}),
                 "ok" if row.get("ok") else "**OUT OF TOLERANCE**",
             )
             for row in rows
         ],
     )
+
+
+def _allowed(tolerance: dict[str, Any]) -> str:
+    """What decides; what any figure would satisfy is left out."""
+    logits, error, same = (tolerance.get(key) for key in ("logits", "max_abs", "agreement"))
+    parts = [f"logits {logits:.2g}" if logits is not None else "", f"error {error:g}" if error and error != 1 else ""]
+    return ", ".join(part for part in (*parts, f"same {same:.0%}" if same else "") if part)
 
 
 def history(rows: Rows, metric: str = "accuracy") -> list[str]:

@@ -9,7 +9,9 @@ The facts are plain JSON values; every key may be absent, and what is absent is 
     gates                      [{target, gate, limit, value, passed, deferred, why}]
     variants                   [{engine, target, variant, backend, accuracy, accuracy_interval: [low, high], n, drop,
                                drop_upper, measured_in: the backend, or what stood in for it, latency: {batch_1:
-                               {p50_ms, p90_ms, p99_ms, n}, batch_N: {…, throughput_per_s}}, size_mb, chosen, why}]
+                               {p50_ms, p90_ms, p99_ms, n}, batch_N: {…, throughput_per_s}}, size_mb, chosen, why,
+                               corrected, corrupted, p_single: against the best single network, where it was asked for}]
+    selection                  what was kept of views (`tta`) and members (`ensemble`) on validation examples, and why
     parity                     [{rung, against, max_abs, agreement, tolerance, ok}]
     history                    [{epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds}]
     confusion                  matrix of the chosen variant: row = true class, column = predicted class

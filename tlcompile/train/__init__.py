@@ -7,6 +7,7 @@
     features.py behind.py    a head alone, on features that are computed once; head_start.py
     batches.py               examples -> tensors: views.py, text_views.py, mixing.py, cache.py, chance.py
     optim.py schedules.py    parameter groups, optimizers (lion.py, muon.py), the rate of every step
+    distill.py               another network's answers, learnt beside the labels
     averaging.py choosing.py which weights are kept: averages, the best epoch, a soup
     monitor.py trackers.py   gradients that vanish or explode, NaN; where the figures go
     checkpoints.py           where a run stands, exact to the batch

@@ -72,7 +72,9 @@ def augment(trainer: Trainer) -> dict[str, Any]:
     """What the views of the loader and the mixer do, defaults left out."""
     dataset: Any = trainer.loader.dataset
     views = [*getattr(dataset, "views", ()), getattr(dataset, "view", None)]
-    found = next((view.augment.model_dump(exclude_defaults=True) for view in views if view is not None), {})
+    found: dict[str, Any] = next(
+        (view.augment.model_dump(exclude_defaults=True) for view in views if view is not None), {}
+    )
     mixing = {type(way).__name__.lower(): way.alpha for way in trainer.mix.ways}
     return {key: value for key, value in found.items() if key not in ("mixup", "cutmix")} | mixing
 

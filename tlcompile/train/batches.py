@@ -20,6 +20,7 @@ from tlcompile.models._inputs import Batch, Collate
 from tlcompile.models._network import Network
 from tlcompile.recipe.train_table import TrainTable
 from tlcompile.train import cache
+from tlcompile.train.distill import WithAnswers
 from tlcompile.train.text_views import TextView, text_view
 from tlcompile.train.views import TrainingView
 
@@ -104,13 +105,15 @@ def training_loader(
     batch_size: int,
     seed: int,
     work: Path | None = None,
+    answers: np.ndarray | None = None,
 ) -> tuple[DataLoader[Any], Shuffled]:
     """Shuffled, augmented batches of `batch_size`, one process's share; the last is left out where it is not full.
 
-    What is worth computing once (decoded pictures, translated texts) is kept in `work`.
+    What is worth computing once (decoded pictures, translated texts) is kept in `work`. With `answers`, a teacher's row
+    for each example, the targets of a batch are (targets, answers).
     """
     order, collate = Shuffled(len(split), seed), Collate(network)
-    dataset: Images | Texts
+    dataset: Images | Texts | WithAnswers
     if isinstance(network.spec, ImageSpec):
         rising = sizes(table, size)
         fitted = table.augment.crop_scale_min == 1 and len(set(rising)) == 1
@@ -120,6 +123,8 @@ def training_loader(
     else:
         view = text_view(network, table.augment, seed, split, work)
         dataset = Texts(split, split.labels, collate, view)
+    if answers is not None:
+        dataset = WithAnswers(dataset, answers)
     loader = _loader(dataset, batch_size, table.workers, sampler=order, drop_last=len(split) >= batch_size)
     return loader, order
 
@@ -147,7 +152,7 @@ def _pictures(split: Any, spec: ImageSpec, size: int, table: TrainTable | None, 
     return cache.keep(pictures, work, split.name, (split.identity, *how), table.cache_mib)
 
 
-def _loader(dataset: Images | Texts, batch_size: int, workers: int, **order: Any) -> DataLoader[Any]:
+def _loader(dataset: Images | Texts | WithAnswers, batch_size: int, workers: int, **order: Any) -> DataLoader[Any]:
     """`dataset` makes whole batches itself. Its own generator: the loader draws a number from it for each iteration."""
     return DataLoader(
         dataset,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,12 @@ class Clipping:
         self.calls += 1
         if not self.clipped and norm > self.limit:
             self.clipped = float(nn.utils.get_total_norm(gradients(parameters)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls, "clipped": self.clipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.calls, self.clipped = state["calls"], state["clipped"]
 
     def applied(self) -> float | None:
         """The norm that gradients were cut to, the limit where none reached it; None where nothing was ever cut."""

@@ -28,6 +28,7 @@ from tlcompile.recipe.train_table import TrainTable
 from tlcompile.train import batches, samples
 from tlcompile.train.batches import Shuffled
 from tlcompile.train.behind import entrances, fed, head_network, require
+from tlcompile.train.distill import WithAnswers
 from tlcompile.train.job import Job
 
 if TYPE_CHECKING:
@@ -117,12 +118,14 @@ def training_loader(
     batch_size: int,
     seed: int,
     work: Path | None = None,
+    answers: np.ndarray | None = None,
 ) -> tuple[DataLoader[Any], Shuffled]:
     """`batches.training_loader`, of features as well: in the same order, the last batch left out where not full."""
     if not isinstance(examples, Rows):
-        return batches.training_loader(examples, network, size, table, batch_size, seed, work)
+        return batches.training_loader(examples, network, size, table, batch_size, seed, work, answers)
     order = batches.Shuffled(len(examples), seed)
-    return _loader(examples, batch_size, sampler=order, drop_last=len(examples) >= batch_size), order
+    dataset = examples if answers is None else WithAnswers(examples, answers)
+    return _loader(dataset, batch_size, sampler=order, drop_last=len(examples) >= batch_size), order
 
 
 def evaluation_loader(
@@ -134,7 +137,7 @@ def evaluation_loader(
     return _loader(examples, batch_size)
 
 
-def _loader(examples: Rows, batch_size: int, **order: Any) -> DataLoader[Any]:
+def _loader(examples: Rows | WithAnswers, batch_size: int, **order: Any) -> DataLoader[Any]:
     """No workers: a row is read quicker than handed over. A generator of its own, as each iteration draws from one."""
     return DataLoader(examples, batch_size, collate_fn=_whole, generator=torch.Generator(), **order)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlcompile import registry
+from tlcompile.artifacts import Lesson
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.options import Options
 from tlcompile.recipe.tables import Plugin
@@ -21,8 +23,8 @@ class Job:
     """A model plug-in with its options, the training table, the splits folder; `base` is where relative paths start.
 
     `name` is what trackers call the run. `features` is the folder of what the head is fed, where only it is trained.
-    `start` is the Checkpoint folder that training begins with instead of the pretrained weights, `teacher` that of the
-    network whose answers are learnt beside the labels.
+    `start` is the Checkpoint folder that training begins with instead of the pretrained weights, `teacher` what is
+    learnt beside the labels. `dress` is what the network wears while it is trained: the arguments of `dress.put_on`.
     """
 
     task: str
@@ -35,7 +37,8 @@ class Job:
     name: str = "run"
     features: Path | None = None
     start: Path | None = None
-    teacher: Path | None = None
+    teacher: Lesson | None = None
+    dress: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def network(self) -> Network:
         """The network before any training: the same at each call, for what is new in it is drawn after `seed`.
@@ -66,10 +69,14 @@ class Job:
         table = self.table.model_dump(mode="json", exclude=set(NOT_IN_KEY))
         nested = {"model": {"library": self.model.name, **self.model.to_json()}, "train": table}
         flat = {f"{part}.{key}": value for part, values in nested.items() for key, value in values.items()}
-        return {"task": self.task, "seed": self.seed, "classes": list(self.classes), **flat}
+        taught = {"teacher": [self.teacher.alpha, self.teacher.temperature]} if self.teacher else {}
+        worn = {f"dress.{key}": list(value) for key, value in self.dress.items()}
+        return {"task": self.task, "seed": self.seed, "classes": list(self.classes), **flat, **taught, **worn}
 
     def optional_paths(self) -> dict[str, Path | None]:
-        return {"features": self.features, "start": self.start, "teacher": self.teacher}
+        lesson = self.teacher or Lesson()
+        places = {"features": self.features, "start": self.start}
+        return {**places, "teacher_network": lesson.network, "teacher_answers": lesson.answers}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,6 +89,8 @@ class Job:
             "classes": list(self.classes),
             "base": str(self.base),
             "name": self.name,
+            "dress": {key: list(names) for key, names in self.dress.items()},
+            "teacher": {"alpha": self.teacher.alpha, "temperature": self.teacher.temperature} if self.teacher else None,
             **{key: str(value) if value else None for key, value in self.optional_paths().items()},
         }
 
@@ -90,6 +99,8 @@ class Job:
         base = Path(value["base"])
         kind: type[Options] = registry.load("models", value["library"]).Options
         options = kind.model_validate(value["model"], context={"base": base})
+        places = ("features", "start", "teacher_network", "teacher_answers")
+        features, start, network, answers = (Path(value[key]) if value[key] else None for key in places)
         return cls(
             value["task"],
             Plugin("models", value["library"], options),
@@ -99,7 +110,10 @@ class Job:
             tuple(value["classes"]),
             base,
             value["name"],
-            *(Path(value[key]) if value[key] else None for key in ("features", "start", "teacher")),
+            features,
+            start,
+            Lesson(network, answers, **value["teacher"]) if value["teacher"] else None,
+            value["dress"],
         )
 
 

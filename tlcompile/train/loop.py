@@ -26,6 +26,8 @@ from tlcompile.models._network import Network
 from tlcompile.train import (
     applied,
     averaging,
+    distill,
+    dress,
     head_start,
     machine,
     monitor,
@@ -85,6 +87,7 @@ class Trainer:
         self.size = (job.table.image_size or spec.image_size) if isinstance(spec, ImageSpec) else 0
         machine.prepare(self.network.module, job.table, bool(self.size))
         select.prepare(self.network, job.table)
+        dress.put_on(self.network, **job.dress)
         rates = select.rates(self.network, job.table)
         counts = class_counts(self.train.labels)
         named = tasks.loss_name(job.table, self.task)
@@ -94,8 +97,10 @@ class Trainer:
         table = self.table
         processes = self.accelerator.num_processes
         self.per_process = max(1, settle.number(table.batch_size) // processes)
+        self.teacher = distill.Teacher(job, self.task.LABELS, self.network, self.accelerator.device)
+        answers = distill.kept_answers(job, len(self.train))
         loader, self.order = training_loader(
-            self.train, self.network, self.size, table, self.per_process, job.seed, self.work
+            self.train, self.network, self.size, table, self.per_process, job.seed, self.work, answers
         )
         optimizer = optim.optimizer(self.network.module, self.network.head, table, rates)
         if table.trainable == "gradual":
@@ -109,12 +114,12 @@ class Trainer:
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
         self.schedule = schedules.Schedule(inner, table, self.steps, table.epochs)
         self.average = averaging.Average(table)
-        self.accelerator.register_for_checkpointing(self.schedule, self.average)
+        self.clipping = Clipping(table.clip_norm)
+        self.accelerator.register_for_checkpointing(self.schedule, self.average, self.clipping)
         self.checkpoints = Checkpoints(self.accelerator, self.work, job.identity(), table.save_every_s)
         self.choice = Choice(table, self.work)
         self.mix = Mix(table.augment, len(job.classes), job.seed)
         self.gradients = monitor.Gradients(self.network.module)
-        self.clipping = Clipping(table.clip_norm)
         self.trackers = Trackers(
             table.trackers if self.accelerator.is_main_process else (),
             job.name,
@@ -137,6 +142,7 @@ class Trainer:
         self.trackers.finish()
         self.network.module = self.accelerator.unwrap_model(self.module, keep_torch_compile=False)
         select.merge(self.network)
+        dress.take_off(self.network.module)
         return self.read_back(kept)
 
     def resume(self) -> tuple[int, int, Sums]:
@@ -182,16 +188,18 @@ class Trainer:
         if self.table.freeze_norm:
             machine.freeze_norm(self.network.module)
 
-    def step(self, epoch: int, batch: int, inputs: Inputs, targets: Tensor, sums: Sums) -> None:
+    def step(self, epoch: int, batch: int, inputs: Inputs, targets: Any, sums: Sums) -> None:
         """One batch: forward, backward and, where enough of them are summed up, a step of the optimizer."""
         table, accelerator = self.table, self.accelerator
+        targets, kept = distill.parted(targets)
         mixed, soft = self.mix(inputs, targets, epoch, batch * accelerator.num_processes + accelerator.process_index)
         if (epoch, batch) == (0, 0) and accelerator.is_main_process and not isinstance(self.train, Rows):
             self.save_sample(mixed, soft)
         with accelerator.accumulate(self.module):
             with machine.forward_pass(accelerator, table):
                 logits = self.module(*mixed.values())
-            loss = self.loss(logits, soft)
+                answers = self.teacher.answers(mixed, kept)
+            loss = self.teacher(self.loss(logits, soft), logits, answers)
             value = float(loss.detach())
             if not math.isfinite(value):
                 self.stop_on_nan(mixed, soft, value)

@@ -1,0 +1,20 @@
+"""Errors of onnx, protobuf and onnxruntime, which share no base, in a sentence of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tlcompile.errors import Problem, TlcompileError
+
+
+@contextmanager
+def told(where: str, done: str) -> Iterator[None]:
+    """TlcompileError: at `where`, this graph can't be `done` (a participle)."""
+    try:
+        yield
+    except TlcompileError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise TlcompileError(Problem(where, f"this graph can't be {done}: {reason}")) from error

@@ -1,0 +1,215 @@
+"""The steps of `[ensemble]` and `[tta]`: members, what of them is kept, and the graphs that answer together.
+
+    train/member-K     one more network each; export and passes as of every line
+    choose/tta         which views stay, with which weights        choose/ensemble   which members
+    optimize/KIND-…    one graph of them, for each precision and dialect; KIND is tta, ensemble or ensemble-tta
+
+All choosing is done on validation examples. What is chosen is compiled, measured on the test examples and has to pay
+like every variant, see `choose.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from tlcompile.errors import Problem, RecipeError
+from tlcompile.optimize import _views
+from tlcompile.options import PathText
+from tlcompile.pipeline import ensembles, students
+from tlcompile.pipeline.pseudo_steps import labelled
+from tlcompile.pipeline.step import Step, tools
+from tlcompile.recipe import Plugin, Recipe
+from tlcompile.recipe.ensemble_tables import Member
+from tlcompile.store import Store
+
+TTA, ENSEMBLE, BOTH = "tta", "ensemble", "ensemble-tta"
+CHOOSE = "choose/"
+Training = Callable[[Recipe], dict[str, Any]]
+"""The parts of the key of a training."""
+SOUP, STUDENT = "soup", "student"
+
+
+@dataclass
+class Fused:
+    """The fused graphs of a build. `lines` are those of the members, the first being the network as trained."""
+
+    recipe: Recipe
+    lines: tuple[str, ...] = ("",)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        extras = self.recipe.extras
+        asked = {TTA: extras.tta, ENSEMBLE: extras.ensemble, BOTH: extras.tta and extras.ensemble}
+        return tuple(kind for kind, table in asked.items() if table)
+
+    def parts(self, kind: str) -> tuple[str, ...]:
+        return ("",) if kind == TTA else self.lines
+
+    def step(self, kind: str, precision: str, dialect: str, parts: tuple[str, ...]) -> Step:
+        """The graphs of the steps `parts` as one."""
+        name = f"optimize/{kind}-{precision}" + (f"-{dialect}" if dialect else "")
+        chosen = tuple(CHOOSE + word for word in kind.split("-"))
+        used = tools("onnx", "onnxruntime", "onnxruntime-gpu")
+        return Step(
+            name,
+            "optimize",
+            ("data", *parts, *chosen),
+            lambda: {"kind": kind, "tools": used},
+            partial(ensembles.fuse, self.recipe, name, parts, chosen),
+        )
+
+
+def held_back(recipe: Recipe) -> Recipe:
+    """The recipe with its validation examples held back from training, so that something can be chosen on them."""
+    return replace(recipe, train=recipe.train.model_copy(update={"retrain_full": False}))
+
+
+def views_of(recipe: Recipe, kind: str) -> tuple[str, ...]:
+    """The views to try, the first being what the others have to improve. RecipeError where one does not fit `kind`.
+
+    All windows of a text stand for themselves, so they are none of several views.
+    """
+    assert recipe.extras.tta
+    asked, where = recipe.extras.tta.views, f"{recipe.path}: tta.views"
+    found = _views.parse(_views.lawful(kind) if asked == "auto" else asked, kind, where)
+    if asked == "auto":
+        return tuple(view.name for view in found if view.span != "windows")
+    if any(view.span == "windows" for view in found):
+        raise RecipeError(Problem(where, "windows are not averaged with other views; see [optimize.fuse_tta]"))
+    return tuple(view.name for view in found)
+
+
+def choose_tta_step(recipe: Recipe, kind: str, graph: str) -> Step:
+    views, table = views_of(recipe, kind), recipe.extras.tta
+    assert table
+    parts = {"views": views, "table": table.model_dump(mode="json", include={"aggregation", "max_views"})}
+    return Step(
+        CHOOSE + TTA,
+        "optimize",
+        ("data", graph),
+        lambda: {**parts, "tools": tools("numpy", "onnxruntime", "onnxruntime-gpu")},
+        partial(ensembles.choose_tta, recipe, views, graph),
+    )
+
+
+def choose_ensemble_step(recipe: Recipe, sources: Mapping[str, str]) -> Step:
+    """`sources`: line of each member -> the step of its Checkpoint, or of its graph where it came as a bundle."""
+    assert recipe.extras.ensemble
+    table = recipe.extras.ensemble.table
+    parts = {"members": list(sources), "weights": table.weights, "most": table.max_members}
+    return Step(
+        CHOOSE + ENSEMBLE,
+        "optimize",
+        ("data", *sources.values()),
+        lambda: {**parts, "tools": tools("numpy")},
+        partial(ensembles.choose_members, recipe, dict(sources)),
+    )
+
+
+def recipes_of(recipe: Recipe) -> dict[str, Recipe]:
+    """Line -> the recipe that would train this member by itself; bundles are trained already."""
+    ensemble = recipe.extras.ensemble
+    trained = [m for m in ensemble.members if m.bundle is None] if ensemble else []
+    return {m.name: replace(recipe, model=m.model, train=m.train, seed=m.seed) for m in trained}
+
+
+def member_steps(recipe: Recipe, training: Training, store: Store) -> dict[str, Step]:
+    """Line -> the step that makes its Checkpoint, or its graph where it comes as a bundle."""
+    ensemble, recipes = recipe.extras.ensemble, recipes_of(recipe)
+    return {
+        m.name: bundle_step(m, store)
+        if m.bundle
+        else training_step(recipes[m.name], f"train/{m.name}", recipe, training)
+        for m in (ensemble.members if ensemble else ())
+    }
+
+
+def training_step(own: Recipe, name: str, recipe: Recipe, training: Training) -> Step:
+    """One more training, as `own` says, in the build of `recipe`."""
+    data = labelled(recipe)
+    needs = tuple(dict.fromkeys(("data", data)))
+    return Step(name, "train", needs, partial(training, own), partial(ensembles.train_member, own, data))
+
+
+def bundle_step(member: Member, store: Store) -> Step:
+    """A finished bundle's graph as the base graph of a member."""
+    assert member.bundle is not None
+    place = member.bundle
+
+    def parts() -> dict[str, Any]:
+        return {"bundle": store.stats.digest(place.absolute)}
+
+    return Step(f"export/{member.name}", "export", ("data",), parts, partial(ensembles.of_bundle, place))
+
+
+def soup_step(recipe: Recipe, training: Mapping[str, Any]) -> list[Step]:
+    """The mean of the weights of all members that are the same network; none where there are not two of them."""
+    ensemble = recipe.extras.ensemble
+    if not ensemble or not ensemble.table.soup or recipe.train.retrain_full:
+        return []
+    same = [m for m in ensemble.members if m.bundle is None and m.model == recipe.model]
+    if not same:
+        return []
+    sources = ("train", *(f"train/{m.name}" for m in same))
+    return [
+        Step(
+            f"train/{SOUP}",
+            "train",
+            ("data", *sources),
+            lambda: {"tools": tools("torch", "torchvision", "accelerate", "pillow"), "training": dict(training)},
+            partial(ensembles.soup, recipe, sources),
+        )
+    ]
+
+
+def student_steps(recipe: Recipe, teacher: str, training: Mapping[str, Any], store: Store) -> list[Step]:
+    """What the graph of the step `teacher` ('': the recipe's file) says of the training examples, and who learns it."""
+    table = recipe.extras.distill
+    assert table
+    given = table.teacher if not teacher else None
+    used = tools("numpy", "onnxruntime", "onnxruntime-gpu")
+
+    def taught() -> dict[str, Any]:
+        return {"tools": used, **({"file": store.stats.digest(given.absolute)} if isinstance(given, PathText) else {})}
+
+    def learnt() -> dict[str, Any]:
+        return {"training": dict(training), "table": table.model_dump(mode="json", exclude={"teacher"})}
+
+    answers = Step(
+        "distill/teacher",
+        "train",
+        ("data", teacher) if teacher else ("data", "export"),
+        taught,
+        partial(students.answers, recipe, teacher),
+    )
+    return [
+        answers,
+        Step(f"train/{STUDENT}", "train", ("data", "train", answers.name), learnt, partial(students.train, recipe)),
+    ]
+
+
+def too_large(recipe: Recipe) -> list[Problem]:
+    """Before any training: whether all members together can't be as small as `gates.max_size_mb` asks.
+
+    Weights alone are counted, a byte each where a pass makes them int8 and four bytes where none does.
+    """
+    ensemble, limit = recipe.extras.ensemble, recipe.gates.max_size_mb
+    if not ensemble or limit is None:
+        return []
+    kinds = [recipe.model, *(m.model for m in ensemble.members if m.bundle is None)]
+    sizes = {repr(kind): weights_of(kind) for kind in kinds}
+    small = any(step.module.variant(step.options) == "int8" for step in recipe.passes)
+    least = sum(sizes[repr(kind)] for kind in kinds) * (1 if small else 4) / 1e6
+    if least <= limit:
+        return []
+    what = f"{len(kinds)} members hold at least {least:.3g} MB of weights; gates.max_size_mb = {limit:g}"
+    return [Problem(f"{recipe.path}: ensemble", f"{what}; take fewer or smaller members")]
+
+
+def weights_of(model: Plugin) -> int:
+    """How many weights the network has; none are loaded."""
+    network = model.module.build(model.options, 1, pretrained=False)
+    return sum(p.numel() for p in network.module.parameters())
