@@ -5,7 +5,7 @@ what Pillow's resample does (Resample.c: kernel widened by the scale, rows norma
 and clipped to 0..255 after each pass), and it gives the same pixels in every runtime, where ONNX `Resize` with
 antialias is ignored by some and refused by others. The centre crop is cut out of the matrices, so pixels that would be
 cropped away are never computed. Sizes and offsets follow torchvision's Resize (short side) and CenterCrop.
-One grey level from Pillow at most, two in hardly any pixel, where a half is rounded to the other side in both passes. One
+One grey level from Pillow at most; two in hardly any pixel, where both passes round a half to the other side. With one
 exception: Pillow 13 turns the order of the passes round when it shrinks an image more than twice as tall as wide, which
 shows where the first pass overshoots and is clipped (noise, hard edges).
 """
