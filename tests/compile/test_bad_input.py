@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_graphs
 from pydantic import ValidationError
 
 from tlcompile.artifacts import Graph
@@ -14,6 +20,13 @@ from tlcompile.compile.tensorrt import Options
 from tlcompile.errors import TlcompileError
 
 Graphs = Callable[[str], Graph]
+
+
+@pytest.fixture(autouse=True)
+def failed_builders_end_here() -> Iterator[None]:
+    """Not inside a callback of the next test that makes a builder."""
+    yield
+    gc.collect()
 
 
 def build(graph: Graph, options: Options) -> bytes:
@@ -50,3 +63,37 @@ def test_no_space_for_the_workspace_is_told(workspace_mib: int, what: str, graph
 def test_a_workspace_of_no_size_is_refused(size: object) -> None:
     with pytest.raises(ValidationError, match="workspace_mib"):
         Options.model_validate({"workspace_mib": size})
+
+
+AFTER_A_FAILURE = """
+import gc, sys
+from pathlib import Path
+import tensorrt_rtx as trt
+from tlcompile.compile import _nvidia
+
+def eager(library, log):
+    made = quiet(library, log)
+    kept = type(made).log
+    def collecting(self, *message):
+        gc.set_threshold(1)
+        [[] for _ in range(100)]
+        kept(self, *message)
+    type(made).log = collecting
+    return made
+
+gc.set_threshold(10**6)
+failed = _nvidia.Network(trt, "tensorrt", Path(sys.argv[1]))
+failed.itself = failed  # as a traceback does
+del failed
+quiet, _nvidia.logger = _nvidia.logger, eager
+_nvidia.Network(trt, "tensorrt", Path(sys.argv[1]))
+print("made")
+"""
+
+
+def test_a_build_after_a_failed_one_does_not_hang(graphs: Graphs) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    command = [sys.executable, "-c", AFTER_A_FAILURE, str(graphs("fp32").model)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(toy_graphs.__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout == "made\n", done.stderr

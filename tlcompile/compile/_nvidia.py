@@ -6,8 +6,10 @@ TensorRT 11 removed them and TensorRT-RTX never had them.
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -102,6 +104,20 @@ class _Watch:
         return Monitor()
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection inside the library's callbacks: it may free the builder of an earlier, failed build, which
+    then waits for ever for a lock that this thread holds.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class Network:
     """An ONNX graph in the library's own form, from which plans are built."""
 
@@ -109,11 +125,14 @@ class Network:
         self.trt, self.backend = trt, backend
         self.log = Log()
         self.logger = logger(trt, self.log)
-        self.builder = trt.Builder(self.logger)
+        with _uncollected():
+            self.builder = trt.Builder(self.logger)
         typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only kind since TensorRT 11
         self.definition = self.builder.create_network(0 if typed is None else 1 << int(typed))
         parser = trt.OnnxParser(self.definition, self.logger)
-        if not parser.parse_from_file(str(model)):
+        with _uncollected():
+            parsed = parser.parse_from_file(str(model))
+        if not parsed:
             raise TlcompileError(*(self._refusal(parser.get_error(i)) for i in range(parser.num_errors)))
 
     def _refusal(self, error: stubs.ParserError) -> Problem:
@@ -139,7 +158,8 @@ class Network:
         with progress.bar(f"{self.backend} {label}") as bar:
             watch = _Watch(bar)
             config.progress_monitor = watch.monitor(self.trt)
-            plan = self.builder.build_serialized_network(self.definition, config)
+            with _uncollected():
+                plan = self.builder.build_serialized_network(self.definition, config)
         if watch.stopped:
             raise watch.stopped
         if plan is None:
