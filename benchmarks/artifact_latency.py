@@ -50,6 +50,7 @@ from tlcompile.pipeline.stages import typical  # noqa: E402
 from tlcompile.runtime.feeds import feeder  # noqa: E402
 
 BASE, MARGIN_POINTS, ALPHA = "fp32 export in onnxruntime", 1.0, 0.05
+RECOVERY = {"lr": 1e-3, "distill_alpha": 0.7}
 BURST, WARM = 10, 2  # calls of one engine in one round of the images
 SENTENCES = 20  # of one round of the texts, the same for every engine
 Result = dict[str, Any]
@@ -59,7 +60,7 @@ def images(asked: argparse.Namespace, scratch: Path) -> Result:
     """The network alone of everybody, then the whole graph of ours."""
     changes: dict[str, dict[str, Any]] = {"train": {"epochs": 1, "image_size": 160}} if asked.short else {}
     if asked.speedup > 1:
-        changes["compress"] = {"prune": {"speedup": asked.speedup}}
+        changes["compress"] = {"prune": {"speedup": asked.speedup, **RECOVERY, "epochs": 2 if asked.short else 6}}
     built = built_from(asked, "flowers", "image", changes, scratch)
     contest = Contest(built, scratch, asked.test_images)
     contest.enter_fp32(BASE)

@@ -140,7 +140,8 @@ class _Work:
         if (out / DONE).exists():
             return
         start = start_from(network, self.context.checkpoint.folder, work / "start")
-        overrides = {"trainable": trainable(self.context, WHERE)}
+        norms = {"freeze_norm": False}  # the statistics of the unpruned network fit this one no longer
+        overrides = {"trainable": trainable(self.context, WHERE), **norms}
         recover(replace(self.context, work=work), self.options, f"{WHERE}.epochs", start, overrides, {}, out)
         if work.parent == out.parent:  # a step between, which a resumed build takes as it is
             write_json(out / DONE, {})
