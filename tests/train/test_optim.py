@@ -293,7 +293,7 @@ def test_muon_is_torchs_on_linear_layers_and_adamw_is_torchs_on_the_rest() -> No
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     torchs = copy.deepcopy(ours)
-    table = TrainTable(optimizer="muon", lr=1e-2, weight_decay=0.1)
+    table = TrainTable(optimizer="muon", lr=1e-2, weight_decay=0.1, fused=False)
     both = optim.optimizer(ours, ("2",), table, {})
     muon = torch.optim.Muon([torchs[0].weight], 1e-2, 0.1, 0.95, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(
