@@ -22,6 +22,7 @@ from tlcompile.pipeline.step import Made, tools
 from tlcompile.pipeline.steps import engine_name
 from tlcompile.recipe import Recipe, Target
 
+COMPRESSION = ("prune.json", "sparse.json", "search.json")
 LOCKED: tuple[str, ...] = (
     "accelerate",
     "numpy",
@@ -60,6 +61,7 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "passed": all(v.passed for v in verdicts),
         "variants": rows,
         "selection": choices(made),
+        "compression": compression(made),
         "parity": ladder(made),
         "history": read_json(checkpoint.folder / "history.json"),
         "confusion": result["confusion"],
@@ -163,6 +165,12 @@ def ladder(made: Made) -> list[dict[str, Any]]:
             if rung not in rungs:
                 rungs.append(rung)
     return rungs
+
+
+def compression(made: Made) -> dict[str, Any]:
+    """Step -> what it wrote of how it cut a network or chose the precision of its layers."""
+    found = {(name, file): made[name].folder / file for name in made for file in COMPRESSION}
+    return {name: read_json(path) for (name, _), path in found.items() if path.exists()}
 
 
 def environment() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from tlcompile.report.compression import compression
 from tlcompile.report.markdown import code, flat, number, table, words
 from tlcompile.report.tables import gates, history, metric, parity, per_class, stages, variants, worst_pairs
 
@@ -19,6 +20,7 @@ def page(facts: Facts, pictures: set[str]) -> str:
         _verdict,
         _gates,
         _variants,
+        _compression,
         _parity,
         _training,
         _confusion,
@@ -100,6 +102,11 @@ def _variants(facts: Facts, pictures: set[str]) -> Iterator[str]:
         yield from ("", f"{title} that was measured elsewhere, with the same graph:", "", *stand_ins)
     yield from _picture("variants", f"{name} of the variants against their latency", pictures)
     yield from _picture("predictions", "predicted against true numbers", pictures)
+
+
+def _compression(facts: Facts, _: set[str]) -> Iterator[str]:
+    if facts.get("compression"):
+        yield from ("## Compression", *compression(facts["compression"]))
 
 
 def _parity(facts: Facts, _: set[str]) -> Iterator[str]:
