@@ -51,3 +51,8 @@ def test_a_search_tells_what_stays_in_fp32_its_order_and_its_curve() -> None:
 
 def test_nothing_is_said_where_nothing_was_compressed() -> None:
     assert page() == ""
+
+
+def test_a_search_that_found_nothing_to_keep_says_so() -> None:
+    every = {**SEARCHED, "chosen": {**SEARCHED["chosen"], "in_fp32": []}}  # type: ignore[dict-item]
+    assert "Every layer is quantized: drop +0.0010" in page(**{"optimize/int8-x86": every})

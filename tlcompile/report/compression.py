@@ -16,7 +16,7 @@ def compression(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     for step, facts in found.items():
         for key, writer in writers.items():
             if key in facts:
-                yield from ("", f"{code(step)}: ", "", *writer(facts))
+                yield from ("", f"{code(step)}:", "", *writer(facts))
 
 
 def _pruned(facts: dict[str, Any]) -> Iterator[str]:
@@ -43,8 +43,9 @@ def _sparse(facts: dict[str, Any]) -> Iterator[str]:
 def _searched(facts: dict[str, Any]) -> Iterator[str]:
     kept = facts["chosen"]["in_fp32"]
     shown = ", ".join([*(code(name) for name in kept[:8]), *(["…"] if len(kept) > 8 else [])])
+    left = f"{len(kept)} nodes stay in fp32 ({shown})" if kept else "Every layer is quantized"
     yield (
-        f"{len(kept)} nodes stay in fp32 ({shown}): drop "
+        f"{left}: drop "
         f"{facts['chosen']['drop']:+.4f}, at most {facts['chosen']['upper']:.4f}, {facts['margin']:g} allowed, on "
         f"{facts['examples']} validation examples. The most sensitive layers, and how far each alone moves the answers:"
     )
