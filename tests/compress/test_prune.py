@@ -283,7 +283,7 @@ def test_the_pruned_checkpoint_is_smaller_fast_enough_and_comes_back(world: Worl
     folder.mkdir()
     prune.apply(world.context, options(steps=2), folder)
     facts = read_json(folder / "prune.json")
-    assert facts["speedup_reached"] >= 1.5 * 0.99
+    assert facts["speedup_reached"] >= 1.5
     assert facts["parameters"][1] < facts["parameters"][0]
     assert [len(step["curve"]) > 2 for step in facts["steps"]] == [True, True]
     model = job(world.splits).model

@@ -23,7 +23,6 @@ from tlcompile.fingerprint import text_digest
 from tlcompile.models import _structure
 from tlcompile.models._network import Network
 
-NOISE = 0.01  # of a time: what two runs of one network differ by anyway
 CLOSE = 1.04
 """A speedup up to this many times the one asked for ends the search."""
 TRIES = 8
@@ -131,7 +130,6 @@ def search(
         progress.say(f"  prune: {share:.1%} of the cost to go: {ms:.2f} ms, {goal:.2f} wanted")
         return ms
 
-    goal *= 1 + NOISE
     low, slow = 0.0, measure(0.0)
     high, fast = 1.0, measure(1.0)
     if slow <= goal:
