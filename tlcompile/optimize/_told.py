@@ -15,6 +15,6 @@ def told(where: str, done: str) -> Iterator[None]:
         yield
     except TlcompileError:
         raise
-    except Exception as error:
+    except Exception as error:  # of onnx, protobuf and onnxruntime, which share no base
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise TlcompileError(Problem(where, f"this graph can't be {done}: {reason}")) from error

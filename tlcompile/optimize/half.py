@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlcompile.artifacts import Feed
-from tlcompile.errors import Problem, TlcompileError
 from tlcompile.optimize import Context
+from tlcompile.optimize._told import told
 from tlcompile.options import Field
 from tlcompile.options import Options as Base
 from tlcompile.parity import Tolerance
@@ -50,15 +50,10 @@ def tolerance(options: Options) -> Tolerance:
 def apply(model: Path, options: Options, context: Context, target: Path) -> None:
     import onnx
 
-    try:
+    with told("optimize.half", "turned into fp16"):
         loaded = onnx.load(model)
         peaks = largest(loaded, islice(context.calibration(), options.examples))
         limits = peaks | constants(loaded)
-    except TlcompileError:
-        raise
-    except Exception as error:  # of onnx, protobuf and onnxruntime, which share no base
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise TlcompileError(Problem("optimize.half", f"this graph can't be turned into fp16: {reason}")) from error
     half = [not stays(node, limits, LARGEST / options.headroom) for node in loaded.graph.node]
     _convert(loaded.graph, half, set(peaks))
     onnx.checker.check_model(loaded)

@@ -70,10 +70,7 @@ def write(
     else `environment.versions`) and `provenance` go into the manifest and the card. All may be absent.
     BundleError where what was given makes no valid manifest.
     """
-    shutil.copyfile(graph.model, folder / "model.onnx")
-    for file in ("signature.json", "tokenizer.json"):
-        if (graph.folder / file).exists():
-            shutil.copyfile(graph.folder / file, folder / file)
+    _copy_graph(graph, folder)
     shutil.copyfile(golden, folder / "golden.npz")
     shutil.copytree(report, folder, dirs_exist_ok=True)
     for engine_name, engine, _, _ in engines:
@@ -102,6 +99,13 @@ def write(
     written["sizes"] = {path: place.stat().st_size for path, place in files.items()}
     manifest = manifests.parse(json.dumps(written), f"manifest of {name}")
     (folder / manifests.NAME).write_text(manifest.to_text(), encoding="utf-8")
+
+
+def _copy_graph(graph: Graph, folder: Path) -> None:
+    shutil.copyfile(graph.model, folder / "model.onnx")
+    for file in ("signature.json", "tokenizer.json"):
+        if (graph.folder / file).exists():
+            shutil.copyfile(graph.folder / file, folder / file)
 
 
 def _place(engine_name: str) -> str:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tlcompile.optimize import Context
 
 EXAMPLES, RUNS = 256, 60
-DEFAULT_MARGIN = 0.01
 
 
 def asked(step: Plugin) -> bool:
@@ -30,6 +29,7 @@ def context(plain: Context, recipe: Recipe, graph: Graph, splits: Splits, work: 
     from tlcompile.data import Split
     from tlcompile.evaluate.figures import scores
     from tlcompile.evaluate.statistics import paired_drop
+    from tlcompile.pipeline.choose import DEFAULT_MARGIN
     from tlcompile.runtime.feeds import feeder
 
     held_out, labels = Split(splits.folder, "val"), graph.signature.labels

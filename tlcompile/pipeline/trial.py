@@ -13,6 +13,7 @@ import numpy as np
 from tlcompile import compile as backends
 from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Graph, Splits, read_json, write_json
+from tlcompile.pipeline import search
 from tlcompile.recipe import Recipe, Target
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 CALIBRATION, RUNS = 8, 60
 FP32 = "fp32"
-SEARCHES = {"search"}
-"""Options of passes that would try many graphs, which a trial does without."""
 
 
 def latency_of(
@@ -115,9 +114,8 @@ def variants(recipe: Recipe, target: Target, base: Graph, splits: Splits, scratc
         if not folder.exists():
             shutil.copytree(base.folder, folder, ignore=shutil.ignore_patterns("model.onnx"))
             context = _context(dialect, recipe, base.folder, splits)
-            options = step.options.model_copy(
-                update=dict.fromkeys(SEARCHES & set(step.options.model_fields_set), False)
-            )
+            quick = {"search": False} if search.asked(step) else {}  # which would try many graphs
+            options = step.options.model_copy(update=quick)
             step.module.apply(base.model, options, context, folder / "model.onnx")
         found.append((variant, Graph(folder, "")))
     return found
