@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Feed = dict[str, "np.ndarray"]  # name of a graph input or output -> array
+GOLDEN_BATCH = 8  # examples of one golden feed at most
 InputKind = Literal["image", "text"]
 Labels = Literal["class", "classes", "number"]  # what an example's label is: one of K, any of K, a number
 
@@ -137,7 +138,10 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """The file is there whole or not at all, whenever the process is killed."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 @dataclass(frozen=True)

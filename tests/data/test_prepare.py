@@ -73,6 +73,13 @@ def test_data_json_says_all_that_the_doors_promise(tmp_path: Path, run: Run) -> 
     assert np.bincount(labels).tolist() == [4, 4]
 
 
+def test_classes_that_calibration_does_not_see_are_told(tmp_path: Path, run: Run) -> None:
+    folders = class_folders(tmp_path, {"a": 100} | dict.fromkeys("bcdefghi", 10))
+    [note] = run("folder", "image", path=folders, table={"calibration": 8}).info["notes"]
+    assert note == "none of the 8 calibration examples is of e, f, g, h, i"
+    assert run("folder", "image", path=folders, table={"calibration": 9}).info["notes"] == []
+
+
 def test_calibration_takes_all_of_a_smaller_training_split(tmp_path: Path, run: Run) -> None:
     done = run("folder", "image", path=class_folders(tmp_path, {"a": 10, "b": 10}))
     assert sorted(done.info["calibration"]) == list(range(14))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,16 @@ def test_a_local_folder_becomes_a_classifier_with_a_new_head(tmp_path: Path) -> 
     assert logits.shape == (2, 5)
     assert network.spec.max_length == 16
     assert network.head == ("model.classifier",)
-    assert network.tokenizer.is_file()
+    assert network.tokenizer == (tmp_path / "bert" / "tokenizer.json").read_text()
+
+
+def test_loading_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    bert(tmp_path / "bert")
+    network = transformers.build(options(tmp_path, "./bert", max_length=16), 2)
+    assert network.tokenizer
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_folder_without_its_files_is_told_before_any_work(tmp_path: Path) -> None:

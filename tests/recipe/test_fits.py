@@ -66,3 +66,24 @@ def test_keys_that_change_nothing_for_a_head_alone_are_refused() -> None:
 def test_a_head_start_needs_single_classes() -> None:
     assert "train.head_start" in told(TrainTable(head_start=True), "text-regression")
     assert "train.head_start" in told(TrainTable(head_start=True), "image-multilabel")
+
+
+def test_a_model_that_fills_masks_needs_masks() -> None:
+    keys = {"fill_masks": "models/bert"}
+    found = told(TrainTable(augment=AugmentTable(**keys)), "text-classification")
+    assert found == {"train.augment.fill_masks": "fills what mask_tokens or mask_entities mask, and both are 0"}
+    assert not told(TrainTable(augment=AugmentTable(**keys, mask_entities=0.5)), "text-classification")
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [
+        ({"focal_gamma": 3.0}, "focal_gamma"),
+        ({"loss": "focal", "huber_delta": 2.0}, "huber_delta"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing"),
+        ({"epochs": 1, "image_size_start": 16}, "image_size_start"),
+    ],
+)
+def test_a_key_that_nothing_would_read_is_refused(keys: dict[str, object], where: str) -> None:
+    assert list(told(TrainTable(**keys), "image-classification")) == [f"train.{where}"]
+    assert not told(TrainTable(loss="focal", focal_gamma=3.0), "image-classification")

@@ -70,10 +70,13 @@ def network(name: str, drop_rate: float = 0.0) -> Network:
     return Network(module, ImageSpec(SIZE), (module.pretrained_cfg["classifier"],))
 
 
+_FOLDERS = tempfile.TemporaryDirectory()  # removed when the tests end
+
+
 @cache
 def folder(name: str) -> Path:
     """The configuration of a family of text networks beside the tokenizer of ten words of `tests.tiny`."""
-    root = bert(Path(tempfile.mkdtemp()))
+    root = bert(Path(_FOLDERS.name) / name)
     CONFIGS[name]().save_pretrained(root)
     return root
 

@@ -122,7 +122,6 @@ def test_a_state_that_was_saved_goes_on_bit_for_bit(table: TrainTable) -> None:
 
 def test_recalibrated_statistics_are_those_of_all_examples_and_weights_stay() -> None:
     module = normed()
-    module[1].eval()
     module[1].running_mean.fill_(50.0)
     before = copy.deepcopy(module.state_dict())
     recalibrate(module, batches(5))
@@ -131,7 +130,15 @@ def test_recalibrated_statistics_are_those_of_all_examples_and_weights_stay() ->
     torch.testing.assert_close(module[1].running_mean, seen.mean(0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(module[1].running_var, seen.var(0), rtol=0.05, atol=0)
     assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
-    assert (module.training, module[1].training, module[1].momentum) == (True, False, 0.1)
+    assert (module.training, module[1].training, module[1].momentum) == (True, True, 0.1)
+
+
+def test_norms_in_evaluation_mode_keep_the_statistics_that_they_have() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(4), *normed())
+    module[0].eval()
+    recalibrate(module, batches(5))
+    assert not module[0].running_mean.any()
+    assert module[2].running_mean.any()
 
 
 def test_a_network_without_batch_norms_is_not_even_run() -> None:

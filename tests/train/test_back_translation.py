@@ -69,7 +69,7 @@ def test_what_is_done_is_not_done_again(folder: Path, tmp_path: Path, monkeypatc
 
 def test_about_half_of_the_texts_are_seen_translated_in_an_epoch(folder: Path, tmp_path: Path) -> None:
     path = folder / "there" / "tokenizer.json"
-    network = Network(torch.nn.Identity(), TextSpec(16), (), path)
+    network = Network(torch.nn.Identity(), TextSpec(16), (), path.read_text())
     view = text_view(network, AugmentTable(back_translation=str(folder)), 7, TEXTS, tmp_path)
     assert view is not None
     text = next(text for text, again in view.translations.items() if text != again)

@@ -10,6 +10,7 @@ import torch
 
 from tests.toy_training import job
 from tests.train import nets
+from tlcompile.recipe.train_table import AugmentTable, TrainTable
 from tlcompile.train import Job
 from tlcompile.train.job import zero_head
 
@@ -36,3 +37,9 @@ def test_a_new_head_answers_zero(name: str) -> None:
     last = network.module.get_submodule(network.head[-1])
     linear = [m for m in last.modules() if isinstance(m, torch.nn.Linear)][-1]
     assert not linear.weight.any()
+
+
+def test_a_key_that_came_later_and_is_off_changes_no_key_of_the_store() -> None:
+    assert "fill_masks" not in TrainTable().key()["augment"]
+    assert "mask_tokens" in TrainTable().key()["augment"]
+    assert TrainTable(augment=AugmentTable(fill_masks="somewhere")).key()["augment"]["fill_masks"] == "somewhere"

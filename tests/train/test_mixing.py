@@ -10,6 +10,7 @@ from tlcompile.recipe.train_table import AugmentTable
 from tlcompile.train.mixing import Mix
 
 K, N, S = 5, 8, 16
+SWAPPED = [1, 0, 3, 2, 5, 4, 7, 6]
 
 
 def batch() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -29,9 +30,9 @@ def test_the_loss_of_a_mixed_batch_is_that_of_both_targets_by_their_shares(way: 
     inputs, targets = batch()
     mixed, soft = Mix(AugmentTable(**{way: 1.0}), K, seed=3)(inputs, targets, 0, number)  # type: ignore[arg-type]
     assert (soft.shape, soft.dtype) == ((N, K), torch.float32)
-    weight, before = share(soft, targets), targets.roll(1)
+    weight, other = share(soft, targets), targets[SWAPPED]
     logits = mixed["pixels"].flatten(1)[:, :K] * 4
-    expected = weight * cross_entropy(logits, targets) + (1 - weight) * cross_entropy(logits, before)
+    expected = weight * cross_entropy(logits, targets) + (1 - weight) * cross_entropy(logits, other)
     assert cross_entropy(logits, soft) == pytest.approx(float(expected), rel=1e-5)
     assert mixed["pixels"].is_contiguous(memory_format=torch.channels_last)
 
@@ -41,16 +42,16 @@ def test_mixup_mixes_pixels_by_the_share_of_the_targets() -> None:
     mixed, soft = Mix(AugmentTable(mixup=1.0), K, seed=3)(inputs, targets, 0, 0)
     weight, pixels = share(soft, targets), inputs["pixels"]
     assert 0 < weight < 1
-    assert torch.allclose(mixed["pixels"], weight * pixels + (1 - weight) * pixels.roll(1, 0), atol=1e-6)
+    assert torch.allclose(mixed["pixels"], weight * pixels + (1 - weight) * pixels[SWAPPED], atol=1e-6)
 
 
-def test_cutmix_takes_one_box_from_the_image_before_and_counts_its_area() -> None:
+def test_cutmix_takes_one_box_from_the_other_of_its_pair_and_counts_its_area() -> None:
     inputs, targets = batch()
     mixed, soft = Mix(AugmentTable(cutmix=1.0), K, seed=3)(inputs, targets, 0, 0)
     foreign = (mixed["pixels"] != inputs["pixels"]).all(dim=1)
     assert foreign.sum() > 0
     assert torch.equal(
-        mixed["pixels"].permute(0, 2, 3, 1)[foreign], inputs["pixels"].roll(1, 0).permute(0, 2, 3, 1)[foreign]
+        mixed["pixels"].permute(0, 2, 3, 1)[foreign], inputs["pixels"][SWAPPED].permute(0, 2, 3, 1)[foreign]
     )
     rows, columns = foreign[0].any(1).sum(), foreign[0].any(0).sum()
     assert foreign[0].sum() == rows * columns
@@ -78,7 +79,7 @@ def test_both_ways_are_used_evenly() -> None:
     for number in range(300):
         mixed, _ = mix(inputs, targets, 0, number)
         own = mixed["pixels"] == inputs["pixels"]
-        cut += bool((own | (mixed["pixels"] == inputs["pixels"].roll(1, 0))).all())
+        cut += bool((own | (mixed["pixels"] == inputs["pixels"][SWAPPED])).all())
     assert cut / 300 == pytest.approx(0.5, abs=0.1)
 
 
@@ -88,7 +89,7 @@ def test_labels_that_are_numbers_or_several_are_mixed_in_their_own_shape() -> No
     weight = share(mix(inputs, targets, 0, 0)[1], targets)
     for soft in (torch.linspace(-1, 1, N), one_hot(targets, K).float()):
         mixed = mix(inputs, soft, 0, 0)[1]
-        assert torch.allclose(mixed, weight * soft + (1 - weight) * soft.roll(1, 0), atol=1e-6)
+        assert torch.allclose(mixed, weight * soft + (1 - weight) * soft[SWAPPED], atol=1e-6)
 
 
 def test_without_a_key_the_batch_is_left_as_it_is() -> None:
@@ -96,3 +97,20 @@ def test_without_a_key_the_batch_is_left_as_it_is() -> None:
     mixed, same = Mix(AugmentTable(hflip=True), K, seed=3)(inputs, targets, 0, 0)
     assert mixed is inputs
     assert same is targets
+
+
+@pytest.mark.parametrize("way", ["mixup", "cutmix"])
+def test_halves_of_a_batch_are_mixed_as_the_whole(way: str) -> None:
+    inputs, targets = batch()
+    mix = Mix(AugmentTable(**{way: 1.0}), K, seed=3)
+    whole = mix(inputs, targets, 0, 0)
+    halves = [mix({"pixels": inputs["pixels"][part]}, targets[part], 0, 0) for part in (slice(4), slice(4, 8))]
+    assert torch.equal(whole[0]["pixels"], torch.cat([half[0]["pixels"] for half in halves]))
+    assert torch.equal(whole[1], torch.cat([half[1] for half in halves]))
+
+
+def test_the_last_of_an_odd_number_stays_whole() -> None:
+    inputs, targets = batch()
+    mixed, soft = Mix(AugmentTable(mixup=1.0), K, seed=3)({"pixels": inputs["pixels"][:5]}, targets[:5], 0, 0)
+    assert torch.equal(mixed["pixels"][4], inputs["pixels"][4])
+    assert torch.equal(soft[4], one_hot(targets[4], K).float())

@@ -67,10 +67,12 @@ def test_texts_come_from_lines_columns_and_keys(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": ', "can't be read"),
         ("a.jsonl", "[1]\n", "a row has no 'text'"),
         ("a.txt", "\n\n", "holds no texts"),
+        ("a.txt", "caf\udce9\n", "can't be read"),
+        ("a.csv", "text\n" + "x" * 200_000, "can't be read"),
     ],
 )
 def test_a_file_that_holds_no_texts_is_told(tmp_path: Path, name: str, content: str, says: str) -> None:
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, errors="surrogateescape")
     with pytest.raises(DataError) as caught:
         pseudo.read(tmp_path / name, "text")
     assert says in str(caught.value)

@@ -38,7 +38,7 @@ def test_texts_are_decoded_with_their_special_tokens_and_without_padding(tmp_pat
     encoded = tokenizer.encode_batch(["a good film", "bad"])
     inputs = {"input_ids": torch.tensor([e.ids for e in encoded])}
     inputs["attention_mask"] = torch.tensor([e.attention_mask for e in encoded])
-    save(inputs, torch.tensor([1, 0]), ("no", "yes"), TextSpec(8), tmp_path, tokenizer=path)
+    save(inputs, torch.tensor([1, 0]), ("no", "yes"), TextSpec(8), tmp_path, tokenizer=path.read_text())
     assert (tmp_path / "views.txt").read_text() == "yes\t[CLS] a good film [SEP]\nno\t[CLS] bad [SEP]\n"
     save(inputs, torch.tensor([1, 0]), ("no", "yes"), TextSpec(8), tmp_path)
     assert (tmp_path / "views.txt").read_text().splitlines()[1] == "no\t2 5 3"

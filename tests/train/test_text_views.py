@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,9 @@ from tlcompile.errors import RecipeError
 from tlcompile.models._network import Network
 from tlcompile.recipe.train_table import AugmentTable
 from tlcompile.runtime.feeds import text_feeder
+from tlcompile.train.entities import has_entity, is_entity
 from tlcompile.train.synonyms import NEAREST, Neighbours, whole_words
-from tlcompile.train.text_views import TextView, has_entity, in_span, is_entity, text_view
+from tlcompile.train.text_views import TextView, in_span, text_view
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += ["a", "film", "good", "fine", "great", "bad", "poor", "in", "paris", "1999", ".", "un", "##like", "##ly"]
@@ -54,9 +54,8 @@ def embedding() -> nn.Embedding:
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Network:
-    tokenizer().save(str(tmp_path / "tokenizer.json"))
-    return Network(nn.Sequential(embedding()), TextSpec(16, PAD), (), tmp_path / "tokenizer.json")
+def network() -> Network:
+    return Network(nn.Sequential(embedding()), TextSpec(16, PAD), (), tokenizer().to_str())
 
 
 def seen(network: Network, texts: list[str], indices: Any = MANY, epoch: int = 0, **augment: Any) -> list[list[int]]:
@@ -76,7 +75,7 @@ def test_a_view_that_changes_nothing_is_what_the_bundle_feeds(network: Network) 
     assert isinstance(network.spec, TextSpec)
     texts = [TEXT, "bad", "a good film " * 9]
     expected = text_feeder(network.tokenizer, network.spec)(texts)
-    view = TextView(Tokenizer.from_file(str(network.tokenizer)), network.spec, AugmentTable(), 7)
+    view = TextView(Tokenizer.from_str(network.tokenizer), network.spec, AugmentTable(), 7)
     view.tokenizer.enable_truncation(16)
     found = view(texts, 0, [0, 1, 2])
     assert {name: array.tolist() for name, array in expected.items()} == {k: v.tolist() for k, v in found.items()}
@@ -176,9 +175,8 @@ def test_a_view_depends_on_seed_epoch_and_index_alone(network: Network) -> None:
     assert len({tuple(row) for row in together}) > 10
 
 
-def test_keys_that_the_network_can_not_serve_are_refused(network: Network, tmp_path: Path) -> None:
-    assert network.tokenizer is not None
-    tokenizer(mask=False).save(str(network.tokenizer))
+def test_keys_that_the_network_can_not_serve_are_refused(network: Network) -> None:
+    network.tokenizer = tokenizer(mask=False).to_str()
     with pytest.raises(RecipeError) as caught:
         seen(network, [TEXT], mask_tokens=0.1, mask_entities=0.1)
     assert [p.where for p in caught.value.problems] == ["train.augment.mask_tokens", "train.augment.mask_entities"]

@@ -78,7 +78,7 @@ def prepare(
         split: np.concatenate([source.labels[part][where[part] == index] for part in where])
         for index, split in enumerate(SPLITS)
     }
-    target = _target(source, written, labels)
+    target, chosen = _target(source, written, labels), _calibration(written["train"], table.calibration, labels, seed)
     width = len(source.classes) if labels == "classes" else 0
     _write(source, audits, where, [partial(SplitWriter, folder / f"{s}.arrow", kind, width, target) for s in SPLITS])
     write_json(
@@ -93,8 +93,8 @@ def prepare(
             "sizes": {split: len(found) for split, found in written.items()},
             "counts": {split: counts(found, source.classes, labels) for split, found in written.items()},
             "split_by": _split_by(plan),
-            "calibration": _calibration(written["train"], table.calibration, labels, seed),
-            "notes": [*source.notes, *_absent(written, source.classes, labels)],
+            "calibration": chosen,
+            "notes": _notes(source, written, chosen, labels),
             "skipped": [{"id": i, "why": why} for a in audits.values() for i, why in a.broken],
         },
     )
@@ -175,6 +175,11 @@ def _split_by(plan: Mapping[str, Mapping[int, float]]) -> dict[str, str]:
     return {name: by[index] for index, name in enumerate(SPLITS)}
 
 
+def _notes(source: Source, written: Mapping[str, np.ndarray], chosen: list[int], labels: Labels) -> list[str]:
+    unseen = _uncalibrated(written["train"], chosen, source.classes, labels)
+    return [*source.notes, *_absent(written, source.classes, labels), *unseen]
+
+
 def _absent(written: Mapping[str, np.ndarray], classes: tuple[str, ...], kind: Labels) -> list[str]:
     """A note for each split of the source in which classes have no example: their accuracy can't be known."""
     notes = []
@@ -183,3 +188,11 @@ def _absent(written: Mapping[str, np.ndarray], classes: tuple[str, ...], kind: L
         if absent:
             notes.append(f"{split} has no example of {some_of(absent)}")
     return notes
+
+
+def _uncalibrated(train: np.ndarray, chosen: list[int], classes: Sequence[str], kind: Labels) -> list[str]:
+    """A note on the classes that no calibration example has: int8 does not look at what they bring."""
+    missing = np.setdiff1d(train, train[chosen]).tolist() if kind == "class" else []
+    if not missing:
+        return []
+    return [f"none of the {len(chosen)} calibration examples is of {some_of([classes[i] for i in missing])}"]

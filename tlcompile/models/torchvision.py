@@ -35,8 +35,8 @@ class Options(Base):
     crop_pct: float = Field(
         0.0, ge=0, le=1, description="share of the image kept by the centre crop; 0 = the model's own"
     )
-    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier, where the model has one")
-    drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth, where the model has it")
+    drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout before the classifier")
+    drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth")
 
 
 def check(options: Options) -> list[Problem]:
@@ -97,16 +97,26 @@ def _module(options: Options, size: int, classes: int) -> nn.Module:
 
 
 def _drop(module: nn.Module, options: Options) -> None:
-    """Set the dropouts that stand beside the last layer, and stochastic depth, which rises over the blocks."""
+    """Set the dropouts that stand beside the last layer, and stochastic depth, which rises over the blocks.
+
+    RecipeError where the model has none of what is asked for.
+    """
     import torch
     from torchvision.ops import StochasticDepth
 
-    for child in module.get_submodule(_last_layer(module).rpartition(".")[0]).children():
-        if isinstance(child, torch.nn.Dropout):
-            child.p = options.drop_rate
+    beside = module.get_submodule(_last_layer(module).rpartition(".")[0]).children()
+    drops = [child for child in beside if isinstance(child, torch.nn.Dropout)]
     depths = [m for m in module.modules() if isinstance(m, StochasticDepth)]
+    for drop in drops:
+        drop.p = options.drop_rate
     for i, depth in enumerate(depths):
         depth.p = options.drop_path_rate * i / max(1, len(depths) - 1)
+    asked = {"drop_rate": (options.drop_rate, drops, "dropout beside its last layer")}
+    asked["drop_path_rate"] = (options.drop_path_rate, depths, "stochastic depth")
+    if lacks := [
+        Problem(f"model.{k}", f"{options.name} has no {what}") for k, (on, has, what) in asked.items() if on and not has
+    ]:
+        raise RecipeError(*lacks)
 
 
 def _last_layer(module: nn.Module) -> str:

@@ -7,7 +7,6 @@ is read, counted from the mask and not, as transformers does, from the pad token
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tlcompile.artifacts import TextSpec, read_json
@@ -88,7 +87,7 @@ def build(options: Options, classes: int, pretrained: bool = True) -> Network:
         module=_mean_pooled(model.float(), classes, options.dropout) if mean else _logits_only(model.float()),
         spec=TextSpec(options.max_length, next(int(p) for p in pad if p is not None)),
         head=("classifier",) if mean else tuple(f"model.{name}" for name in _head(model)),
-        tokenizer=_tokenizer_file(tokenizer),
+        tokenizer=tokenizer.backend_tokenizer.to_str(pretty=True),
     )
 
 
@@ -193,12 +192,3 @@ def _mean_pooled(model: Any, classes: int, dropout: float) -> nn.Module:
             return logits
 
     return MeanPooled()
-
-
-def _tokenizer_file(tokenizer: object) -> Path:
-    """The tokenizer as one `tokenizer.json` in a temporary folder."""
-    import tempfile
-
-    path = Path(tempfile.mkdtemp(prefix="tlcompile-")) / "tokenizer.json"
-    tokenizer.backend_tokenizer.save(str(path))  # type: ignore[attr-defined]
-    return path

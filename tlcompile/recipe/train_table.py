@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Strict, field_validator, model_validator
 
@@ -16,6 +16,8 @@ Numbers = Annotated[tuple[float, ...], Strict(False)]
 
 NOT_IN_KEY = ("workers", "cache_mib", "save_every_s", "trackers", "runs_dir")
 """Keys that make training quicker or watched, and its result no other."""
+LATER = ("fill_masks",)
+"""Keys of `[train.augment]` that came later: where they are off, what was trained before them is still found."""
 
 
 class AugmentTable(Options):
@@ -42,6 +44,9 @@ class AugmentTable(Options):
     back_translation: RecipePath = Field(
         "", description="folder with two local translation models 'there' and 'back'; '' = none"
     )
+    fill_masks: RecipePath = Field(
+        "", description="folder with a local masked language model: its words stand where masks would; '' = masks stay"
+    )
 
     @property
     def images_only(self) -> tuple[str, ...]:
@@ -54,7 +59,7 @@ class AugmentTable(Options):
 
     @property
     def texts_only(self) -> tuple[str, ...]:
-        keys = ("mask_tokens", "mask_entities", "cut_span", "synonyms", "back_translation")
+        keys = ("mask_tokens", "mask_entities", "cut_span", "synonyms", "back_translation", "fill_masks")
         return tuple(key for key in keys if getattr(self, key))
 
 
@@ -168,6 +173,12 @@ class TrainTable(Options):
     runs_dir: str = Field("runs", description="folder of trackers that write files, from where the command is run")
     augment: AugmentTable = AugmentTable()
 
+    def key(self) -> dict[str, Any]:
+        """What decides the outcome, as plain values."""
+        found = self.model_dump(mode="json", exclude=set(NOT_IN_KEY))
+        augment = {name: value for name, value in found["augment"].items() if name not in LATER or value}
+        return {**found, "augment": augment}
+
     @field_validator("trainable")
     @classmethod
     def _known(cls, value: str) -> str:
@@ -214,6 +225,10 @@ def _contradictions(table: TrainTable) -> list[str]:
         (table.retrain_full and table.schedule == "plateau", "retrain_full leaves no validation set for plateau"),
         (table.average_last > table.epochs, f"average_last = {table.average_last} of {table.epochs} epochs"),
         (
+            table.average_last and table.early_stopping,
+            "average_last counts from the end of the run, which early_stopping moves",
+        ),
+        (
             table.schedule == "step" and table.step_epochs >= table.epochs,
             f"schedule 'step' falls first after step_epochs = {table.step_epochs}, the run has {table.epochs} epochs",
         ),
@@ -221,6 +236,7 @@ def _contradictions(table: TrainTable) -> list[str]:
             bool(table.ema_decay) + bool(table.average_last) + (table.keep == "soup") > 1,
             "one of ema_decay, average_last and keep = 'soup' can decide what is kept",
         ),
+        (table.average_last and table.keep == "best", "average_last averages epochs, keep = 'best' takes one of them"),
         (
             table.schedule == "plateau" and table.plateau_patience + 2 >= table.epochs,
             f"schedule 'plateau' falls first after {table.plateau_patience + 2} epochs, the run has {table.epochs}",

@@ -7,8 +7,8 @@
            Optima and Better Generalization", 2018, algorithm 1)
     soup   the mean of those states that a greedy choice on held-out examples picks
 
-The mean of two networks is a network whose batch norms have seen nothing yet: SWA and soup need `recalibrate`. EMA
-averages their statistics along with the weights.
+The mean of two networks is a network whose batch norms have seen nothing yet: SWA, soup and Schedule-Free's average
+need `recalibrate`. EMA averages their statistics along with the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from tlcompile.recipe.train_table import TrainTable
 
@@ -70,29 +71,25 @@ class Average:
         self.count += 1
 
 
-class _ByName(nn.Module):
-    """A network that takes its inputs as one dict."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.train(module.training)
-
-    def forward(self, inputs: dict[str, Tensor]) -> Any:
-        return self.module(*inputs.values())
+def learning_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The batch norms in training mode: those in evaluation mode keep the statistics that they have."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
 
 
+@torch.no_grad()
 def recalibrate(module: nn.Module, loader: Iterable[tuple[dict[str, Tensor], Any]]) -> None:
-    """Batch norms forget their statistics and take those of all batches of `loader`; weights stay.
-
-    Not for batch norms that were to keep the statistics of their pretraining.
-    """
-    modes = {part: part.training for part in module.modules()}
+    """`learning_norms` forget their statistics and take the mean of those of all batches; weights and modes stay."""
+    norms = {norm: norm.momentum for norm in learning_norms(module)}
+    if not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # every batch counts as much as any other
     device = next(module.parameters()).device
-    batches = ({name: value.to(device) for name, value in inputs.items()} for inputs, _ in loader)
-    update_bn(batches, _ByName(module))
-    for part, mode in modes.items():
-        part.training = mode
+    for inputs, _ in loader:
+        module(*(value.to(device) for value in inputs.values()))
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
 
 
 def soup(

@@ -1,26 +1,21 @@
 """Texts translated there and back by local models: a paraphrase with the same label, mostly.
 
 R. Sennrich, B. Haddow and A. Birch, "Improving Neural Machine Translation Models with Monolingual Data", ACL 2016,
-section 3, used on classifiers by Q. Xie et al., "Unsupervised Data Augmentation", NeurIPS 2020, section 2.2. Each text
-is translated once in a run: what is done is appended to a file, so a killed run goes on where it was.
+section 3, used on classifiers by Q. Xie et al., "Unsupervised Data Augmentation", NeurIPS 2020, section 2.2.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
-from tlcompile import progress
 from tlcompile.errors import Problem, RecipeError
+from tlcompile.train.rewritten import Rewrite, digest, rewritten
 
 DIRECTIONS = ("there", "back")
-_BATCH = 16
 _MOST = 512  # tokens, where a model has no bound of its own
 _KEY = "train.augment.back_translation"
 
@@ -61,49 +56,10 @@ def back_translated(texts: Sequence[Any], folder: Path, work: Path | None) -> di
         raise RecipeError(
             *(Problem(_KEY, f"'{folder}' has no model '{name}' (no {name}/config.json)") for name in missing)
         )
-    if work is None:
-        return dict(_translate(list(dict.fromkeys(texts)), folder, None))
-    path = work / f"back-translation-{_digest(folder)}.jsonl"
-    with FileLock(path.with_suffix(".lock")):
-        done = _read(path)
-        wanted = dict.fromkeys(texts)
-        return {t: b for t, b in done.items() if t in wanted} | _translate(
-            [text for text in wanted if text not in done], folder, path
-        )
+    path = work / f"back-translation-{digest([folder / name for name in DIRECTIONS])}.jsonl" if work else None
+    return rewritten(texts, path, lambda: _there_and_back(folder), "back-translation")
 
 
-def _translate(texts: list[str], folder: Path, path: Path | None) -> dict[str, str]:
-    """Texts of like length together; each batch is appended to `path`."""
-    if not texts:
-        return {}
+def _there_and_back(folder: Path) -> Rewrite:
     there, back = (Translator(folder / name) for name in DIRECTIONS)
-    texts = sorted(texts, key=len)
-    found: dict[str, str] = {}
-    with progress.bar("back-translation", len(texts)) as bar:
-        for start in range(0, len(texts), _BATCH):
-            part = texts[start : start + _BATCH]
-            pairs = [(text, again.strip() or text) for text, again in zip(part, back(there(part)), strict=True)]
-            found.update(pairs)
-            if path:
-                with path.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(pair) + "\n" for pair in pairs)
-            bar.step(len(part))
-    return found
-
-
-def _read(path: Path) -> dict[str, str]:
-    """The pairs of `path`. A last line that a killed run left unfinished is cut off."""
-    if not path.exists():
-        return {}
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        path.write_bytes(whole)
-    return dict(json.loads(line) for line in whole.splitlines())
-
-
-def _digest(folder: Path) -> str:
-    """Of the models' files by name, size and time of change."""
-    files = sorted(f for name in DIRECTIONS for f in (folder / name).iterdir() if f.is_file())
-    facts = [(str(f.relative_to(folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    return lambda texts: back(there(texts))

@@ -108,7 +108,7 @@ def view_of(network: Network) -> tuple[Any, ...]:
     """How examples become numbers, but for the size of images."""
     if isinstance(network.spec, ImageSpec):
         return network.spec.mean, network.spec.std
-    return network.spec.pad_id, network.tokenizer.read_bytes() if network.tokenizer else b""
+    return network.spec.pad_id, network.tokenizer
 
 
 def kept_answers(job: Job, examples: int) -> np.ndarray | None:

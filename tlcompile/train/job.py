@@ -12,7 +12,7 @@ from tlcompile.artifacts import Lesson
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.options import Options
 from tlcompile.recipe.tables import Plugin
-from tlcompile.recipe.train_table import NOT_IN_KEY, TrainTable
+from tlcompile.recipe.train_table import TrainTable
 
 if TYPE_CHECKING:
     from tlcompile.models._network import Network
@@ -66,8 +66,7 @@ class Job:
 
     def identity(self) -> dict[str, Any]:
         """What decides the outcome, as flat names and plain values."""
-        table = self.table.model_dump(mode="json", exclude=set(NOT_IN_KEY))
-        nested = {"model": {"library": self.model.name, **self.model.to_json()}, "train": table}
+        nested = {"model": {"library": self.model.name, **self.model.to_json()}, "train": self.table.key()}
         flat = {f"{part}.{key}": value for part, values in nested.items() for key, value in values.items()}
         taught = {"teacher": [self.teacher.alpha, self.teacher.temperature]} if self.teacher else {}
         worn = {f"dress.{key}": list(value) for key, value in self.dress.items()}

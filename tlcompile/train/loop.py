@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlcompile import progress, registry, tasks
-from tlcompile.artifacts import ImageSpec
+from tlcompile.artifacts import ImageSpec, read_json, write_json
 from tlcompile.errors import Problem, TlcompileError
 from tlcompile.models._network import Network
 from tlcompile.train import (
@@ -29,6 +28,8 @@ from tlcompile.train import (
     distill,
     dress,
     head_start,
+    judging,
+    lost,
     machine,
     monitor,
     optim,
@@ -80,49 +81,77 @@ class Trainer:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        job = self.job
-        self.task = registry.load("tasks", job.task)
-        self.accelerator = machine.accelerator(job.table)
-        spec = self.network.spec
-        self.size = (job.table.image_size or spec.image_size) if isinstance(spec, ImageSpec) else 0
-        machine.prepare(self.network.module, job.table, bool(self.size))
-        select.prepare(self.network, job.table)
-        dress.put_on(self.network, **job.dress)
-        rates = select.rates(self.network, job.table)
-        counts = class_counts(self.train.labels)
-        named = tasks.loss_name(job.table, self.task)
-        self.loss: LossFunction = self.task.loss(named, job.table, counts)
-        self.plain_loss = self.task.loss(named, job.table.model_copy(update=PLAIN), None)
+        self.task = registry.load("tasks", self.job.task)
+        self.accelerator = machine.accelerator(self.job.table)
+        rates = self._prepare_network()
+        self._make_losses()
         self.table = settle.table(self, rates)
-        table = self.table
-        processes = self.accelerator.num_processes
-        self.per_process = max(1, settle.number(table.batch_size) // processes)
-        self.teacher = distill.Teacher(job, self.task.LABELS, self.network, self.accelerator.device)
+        self._make_loaders()
+        self._make_optimizer(rates)
+        self._make_records()
+
+    def _prepare_network(self) -> dict[str, float]:
+        """What is trained, how it lies in memory and what it wears; each parameter's factor of the rate."""
+        table, spec = self.job.table, self.network.spec
+        self.size = (table.image_size or spec.image_size) if isinstance(spec, ImageSpec) else 0
+        machine.prepare(self.network.module, table, bool(self.size))
+        self.learnable = [name for name, p in self.network.module.named_parameters() if p.requires_grad]
+        select.prepare(self.network, table)
+        dress.put_on(self.network, **self.job.dress)
+        self.first_means = {
+            name: mean.cpu().clone() for name, mean in applied.running_means(self.network.module).items()
+        }
+        return select.rates(self.network, table)
+
+    def _make_losses(self) -> None:
+        """What is learnt from, and the same without smoothing and weights, for validation."""
+        table = self.job.table
+        name = tasks.loss_name(table, self.task)
+        self.counts = class_counts(self.train.labels)
+        self.loss: LossFunction = self.task.loss(name, table, self.counts)
+        self.plain_loss: LossFunction = self.task.loss(name, table.model_copy(update=PLAIN), None)
+        self.teacher = distill.Teacher(self.job, self.task.LABELS, self.network, self.accelerator.device)
+
+    def _make_loaders(self) -> None:
+        table, job, processes = self.table, self.job, self.accelerator.num_processes
+        per_process = max(1, settle.number(table.batch_size) // processes)
+        self.batch_size = per_process * processes
         answers = distill.kept_answers(job, len(self.train))
         loader, self.order = training_loader(
-            self.train, self.network, self.size, table, self.per_process, job.seed, self.work, answers
+            self.train, self.network, self.size, table, per_process, job.seed, self.work, answers
         )
+        self.loader = self.accelerator.prepare(loader)
+        self.batches = len(self.loader)
+        if self.val is not None:
+            held_out = evaluation_loader(self.val, self.network, 64, table, self.work)
+            self.val_loader = self.accelerator.prepare(held_out)
+
+    def _make_optimizer(self, rates: dict[str, float]) -> None:
+        """With the schedule and the averages that follow its steps."""
+        table = self.table
         optimizer = optim.optimizer(self.network.module, self.network.head, table, rates)
         if table.trainable == "gradual":
             self.network.module.requires_grad_(True)  # several processes exchange what is open now; `unfreeze` follows
         module = torch.compile(self.network.module) if table.compile else self.network.module
-        self.module, self.optimizer, self.loader = self.accelerator.prepare(module, optimizer, loader)
-        if self.val is not None:
-            held_out = evaluation_loader(self.val, self.network, 64, table, self.work)
-            self.val_loader = self.accelerator.prepare(held_out)
-        self.steps = -(-len(self.loader) // table.accumulate) * table.epochs
+        self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        self.schedule = schedules.Schedule(inner, table, self.steps, table.epochs)
+        steps = -(-self.batches // table.accumulate) * table.epochs
+        self.schedule = schedules.Schedule(inner, table, steps, table.epochs)
         self.average = averaging.Average(table)
         self.clipping = Clipping(table.clip_norm)
         self.accelerator.register_for_checkpointing(self.schedule, self.average, self.clipping)
-        self.checkpoints = Checkpoints(self.accelerator, self.work, job.identity(), table.save_every_s)
+
+    def _make_records(self) -> None:
+        """What is kept of the run and told of it."""
+        table = self.table
+        self.checkpoints = Checkpoints(self.accelerator, self.work, self.job.identity(), table.save_every_s)
         self.choice = Choice(table, self.work)
-        self.mix = Mix(table.augment, len(job.classes), job.seed)
+        self.mix = Mix(table.augment, len(self.job.classes), self.job.seed)
         self.gradients = monitor.Gradients(self.network.module)
+        self.penalty: float | None = None  # L1 of the last step
         self.trackers = Trackers(
             table.trackers if self.accelerator.is_main_process else (),
-            job.name,
+            self.job.name,
             Path(table.runs_dir),
             table.model_dump(exclude={"augment", "lora"}),
             self.work,
@@ -135,15 +164,17 @@ class Trainer:
             self.head_start()
         while epoch < self.table.epochs and not self.choice.stop(self.history):
             select.unfreeze(self.network, self.table, epoch)
-            row = self.epoch(epoch, batch, sums)
-            self.end_epoch(epoch, row)
+            self.epoch(epoch, batch, sums)
+            self.end_epoch(epoch, sums)
             epoch, batch, sums = epoch + 1, 0, Sums()
-        kept = self.finish()
+        kept = judging.keep(self)
         self.trackers.finish()
+        found = applied.read_back(self, kept)
+        lost.compare(found, self.job, self.table)
         self.network.module = self.accelerator.unwrap_model(self.module, keep_torch_compile=False)
         select.merge(self.network)
         dress.take_off(self.network.module)
-        return self.read_back(kept)
+        return found
 
     def resume(self) -> tuple[int, int, Sums]:
         """(epochs done, batches done of the next, its figures so far), from the newest checkpoint."""
@@ -164,11 +195,21 @@ class Trainer:
         assert not isinstance(self.train, Rows), "a recipe that trains the head alone has no head start"
         accuracy = head_start.fit(self.network, self.train)
         progress.say(f"  head fitted on frozen features, accuracy on train {accuracy:.4f}")
+        if self.accelerator.is_local_main_process:
+            write_json(self.work / HEAD_START, {"accuracy": accuracy})
 
-    def epoch(self, epoch: int, done: int, sums: Sums) -> dict[str, Any]:
-        """Train what is left of an epoch after `done` batches; its row of the history."""
-        self.order.begin(epoch, done * self.per_process * self.accelerator.num_processes)
-        self.train_mode()
+    def head_start_accuracy(self) -> float | None:
+        """That of the fitted head on the training split, None where none was fitted; a resumed run knows it too."""
+        self.accelerator.wait_for_everyone()
+        path = self.work / HEAD_START
+        return float(read_json(path)["accuracy"]) if path.exists() else None
+
+    def epoch(self, epoch: int, done: int, sums: Sums) -> None:
+        """Train what is left of an epoch after `done` batches; its figures go into `sums`."""
+        self.order.begin(epoch, done * self.batch_size)
+        self.module.train()
+        optim.to_train(self.optimizer)
+        select.train_mode(self.network, self.table)
         start = time.monotonic() - sums.seconds
         with progress.bar(f"epoch {epoch + 1}/{self.table.epochs}", len(self.loader) + done) as bar:
             bar.step(done)
@@ -179,20 +220,12 @@ class Trainer:
                 last = batch + 1 == len(self.loader) + done
                 if self.accelerator.sync_gradients and not last and self.checkpoints.due():
                     self.save(epoch, batch + 1, sums)
-        return self.row(epoch, sums)
-
-    def train_mode(self) -> None:
-        self.module.train()
-        optim.to_train(self.optimizer)
-        select.frozen_norms(self.network)
-        if self.table.freeze_norm:
-            machine.freeze_norm(self.network.module)
 
     def step(self, epoch: int, batch: int, inputs: Inputs, targets: Any, sums: Sums) -> None:
         """One batch: forward, backward and, where enough of them are summed up, a step of the optimizer."""
         table, accelerator = self.table, self.accelerator
         targets, kept = distill.parted(targets)
-        mixed, soft = self.mix(inputs, targets, epoch, batch * accelerator.num_processes + accelerator.process_index)
+        mixed, soft = self.mix(inputs, targets, epoch, batch)
         if (epoch, batch) == (0, 0) and accelerator.is_main_process and not isinstance(self.train, Rows):
             self.save_sample(mixed, soft)
         with accelerator.accumulate(self.module):
@@ -204,6 +237,7 @@ class Trainer:
             if not math.isfinite(value):
                 self.stop_on_nan(mixed, soft, value)
             extra = optim.penalty(self.network.module, table)
+            self.penalty = None if extra is None else float(extra.detach())
             accelerator.backward(loss if extra is None else loss + extra)
             if accelerator.sync_gradients:
                 accelerator.unscale_gradients()
@@ -235,10 +269,10 @@ class Trainer:
         samples.save(inputs, targets, self.job.classes, self.network.spec, folder, tokenizer=tokenizer)
 
     def row(self, epoch: int, sums: Sums) -> dict[str, Any]:
-        """The row of the history: figures over all processes."""
+        """The row of the history: figures over all processes, validation of the network as it is."""
         mine = torch.tensor([sums.loss, sums.score, sums.seen], dtype=torch.float64, device=self.accelerator.device)
         loss, score, seen = self.accelerator.reduce(mine).tolist()
-        val_loss, val_score = self.validate() if self.val is not None else (None, None)
+        val_loss, val_score = judging.validate(self) if self.val is not None else (None, None)
         return {
             "epoch": epoch + 1,
             "train_loss": loss / seen,
@@ -246,21 +280,24 @@ class Trainer:
             "val_loss": val_loss,
             "val_accuracy": val_score,
             "lr": self.schedule.last_lr()[0],
+            "trainable_parameters": sum(p.numel() for p in self.network.module.parameters() if p.requires_grad),
             "seconds": round(sums.seconds, 2),
             "items_per_s": round(seen / max(sums.seconds, 1e-9), 1),
+            **({"l1_penalty": self.penalty} if self.penalty is not None else {}),
             "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         }
 
-    def end_epoch(self, epoch: int, row: dict[str, Any]) -> None:
+    def end_epoch(self, epoch: int, sums: Sums) -> None:
         """Everything that happens between two epochs; the checkpoint comes last."""
-        self.history.append(row)
         self.average.after_epoch(self.network.module, epoch)
+        with judging.weights_that_count(self) as module:
+            row = self.row(epoch, sums)
+            self.history.append(row)
+            if self.accelerator.is_main_process:
+                self.choice.after_epoch(self.history, module.state_dict())
         self.schedule.after_epoch(row["val_loss"])
         if self.accelerator.is_main_process:
-            with self.judged() as module:
-                self.choice.after_epoch(self.history, module.state_dict())
-            figures = {k: float(v) for k, v in row.items() if v is not None}
-            self.trackers.log(figures, self.schedule.done)
+            self.trackers.log({k: float(v) for k, v in row.items() if v is not None}, self.schedule.done)
         shown = f"loss {row['train_loss']:.4f}"
         if row["val_loss"] is not None:
             shown += f"  val loss {row['val_loss']:.4f}  val {self.task.METRIC} {row['val_accuracy']:.4f}"
@@ -275,66 +312,8 @@ class Trainer:
             mine = gather_object(mine)
         self.checkpoints.save(epoch, batch, {"history": self.history, "sums": mine})
 
-    @contextmanager
-    def judged(self) -> Iterator[nn.Module]:
-        """The network with the weights that count: a moving average's or Schedule-Free's instead of the last ones."""
-        module, state = self.network.module, self.average.weights() if self.average.decay else None
-        optim.to_eval(self.optimizer)
-        before = {name: value.clone() for name, value in module.state_dict().items()} if state else {}
-        if state:
-            module.load_state_dict(state)
-        try:
-            yield module
-        finally:
-            if state:
-                module.load_state_dict(before)
-            optim.to_train(self.optimizer)
 
-    def validate(self) -> tuple[float, float]:
-        """(mean loss without smoothing and weights, mean score) on the validation split."""
-        loss, score, seen = 0.0, 0.0, 0
-        with self.judged(), torch.inference_mode():
-            self.module.eval()
-            for inputs, targets in self.val_loader:
-                logits, targets = self.accelerator.gather_for_metrics((self.module(*inputs.values()), targets))
-                loss += float(self.plain_loss(logits, targets)) * len(targets)
-                score += float(self.task.score(logits, targets).sum())
-                seen += len(targets)
-        return loss / seen, score / seen
-
-    def finish(self) -> str:
-        """Put the weights that are kept into the network; which they are, in words."""
-        table, module = self.table, self.network.module
-        chosen = self.choice.final(self.history, self.score_of)
-        optim.to_eval(self.optimizer)
-        averaged = self.average.weights()
-        if chosen or averaged:
-            module.load_state_dict(chosen[0] if chosen else averaged or {})
-        if table.average_last or table.keep == "soup" or table.optimizer == "schedulefree":
-            self.refresh_norms()
-        if chosen:
-            return chosen[1]
-        if table.average_last:
-            return f"the mean of the weights after the last {table.average_last} epochs"
-        return f"moving average of the weights, decay {table.ema_decay}" if table.ema_decay else "the last"
-
-    def refresh_norms(self) -> None:
-        """Batch norms take the statistics that fit the weights, unless they were to keep the pretrained ones."""
-        if self.table.trainable == "all" and not self.table.freeze_norm:
-            self.order.begin(self.table.epochs)
-            averaging.recalibrate(self.network.module, self.loader)
-
-    def score_of(self, state: dict[str, Tensor]) -> float:
-        self.network.module.load_state_dict(state)
-        self.refresh_norms()
-        return self.validate()[1]
-
-    def read_back(self, kept: str) -> dict[str, Any]:
-        found = applied.read_back(self, kept)
-        applied.compare(found, self.table)
-        return found
-
-
+HEAD_START = "head_start.json"
 PLAIN: dict[str, Any] = {"label_smoothing": 0.0, "class_weights": "none"}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
@@ -26,6 +27,8 @@ def precision(asked: str) -> str:
 
 
 def accelerator(table: TrainTable) -> Accelerator:
+    """A new one. accelerate keeps the precision of the first for the whole process, and a build trains several."""
+    AcceleratorState._reset_state()
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = table.tf32
     return Accelerator(
@@ -52,6 +55,18 @@ def prepare(module: nn.Module, table: TrainTable, image: bool) -> None:
     raise RecipeError(
         Problem("train.gradient_checkpointing", "this network has no gradient checkpointing; set it to false")
     )
+
+
+def is_channels_last(module: nn.Module) -> bool | None:
+    """Whether the weights of convolutions lie so in memory; None where no kernel is larger than a pixel."""
+    weights = [p for n, p in module.named_parameters() if p.ndim == 4 and ".lora_" not in n]
+    telling = [p for p in weights if p.shape[1] > 1 and p.shape[2] * p.shape[3] > 1]
+    return all(p.is_contiguous(memory_format=torch.channels_last) for p in telling) if telling else None
+
+
+def is_checkpointed(module: nn.Module) -> bool:
+    names = ("grad_checkpointing", "gradient_checkpointing")  # timm, transformers
+    return any(getattr(part, name, False) is True for part in module.modules() for name in names)
 
 
 def freeze_norm(module: nn.Module) -> None:

@@ -1,16 +1,16 @@
 """Batches of mixed images and soft targets.
 
 mixup: H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, section 2. CutMix: S. Yun et al.,
-"CutMix", ICCV 2019, section 3.1. Both as torchvision v2 has them: an image is mixed with the one before it in its
-batch.
+"CutMix", ICCV 2019, section 3.1. The two images of a pair, next to each other in the batch, are mixed with each other,
+so processes that share a batch mix as one process does (each has an even number of examples, or its last stays whole).
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torchvision.transforms import v2
 
 from tlcompile.recipe.train_table import AugmentTable
 from tlcompile.train.chance import words
@@ -21,26 +21,47 @@ class Mix:
 
     Class indices int64 [N] become shares float32 [N, K]; targets that are float already keep their shape.
 
-    Where both are on, each batch gets one of them, evenly. The choice, lambda and the box are a function of
-    (seed, epoch, batch).
+    `alphas` has the parameter of Beta for each way that is on. Where both are, each batch gets one of them, evenly. The
+    choice, lambda and the box are a function of (seed, epoch, batch).
     """
 
     def __init__(self, augment: AugmentTable, classes: int, seed: int) -> None:
         self.seed, self.classes = seed, classes
-        self.ways: list[v2.Transform] = []
-        if augment.mixup:
-            self.ways.append(v2.MixUp(alpha=augment.mixup))
-        if augment.cutmix:
-            self.ways.append(v2.CutMix(alpha=augment.cutmix))
+        alphas = {"mixup": augment.mixup, "cutmix": augment.cutmix}
+        self.alphas = {way: alpha for way, alpha in alphas.items() if alpha}
 
     def __call__(
         self, inputs: dict[str, Tensor], targets: Tensor, epoch: int, batch: int
     ) -> tuple[dict[str, Tensor], Tensor]:
-        if not self.ways:
+        if not self.alphas:
             return inputs, targets
         soft = targets if targets.is_floating_point() else one_hot(targets, self.classes).float()
-        way, seed = words(self.seed, epoch, [batch], "mix", 2)[0].tolist()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # of the CPU alone: a GPU's draws dropout
-            pixels, mixed = self.ways[way % len(self.ways)](inputs["pixels"], soft.view(len(soft), -1))
-        return {**inputs, "pixels": pixels}, mixed.view(soft.shape)
+        rng = np.random.default_rng(words(self.seed, epoch, [batch], "mix", 1)[0])
+        way = list(self.alphas)[rng.integers(len(self.alphas))]
+        own = rng.beta(self.alphas[way], self.alphas[way])
+        partner = partners(len(soft)).to(soft.device)
+        pixels = inputs["pixels"]
+        if way == "mixup":
+            mixed = pixels.lerp(pixels[partner], 1 - own)
+        else:
+            mixed, own = cut(pixels, partner, own, rng)
+        return {**inputs, "pixels": mixed}, soft.lerp(soft[partner], 1 - own)
+
+
+def partners(n: int) -> Tensor:
+    """int64 [n]: 1, 0, 3, 2, …; of an odd number the last stands for itself."""
+    indices = torch.arange(n)
+    return torch.where(indices == n - n % 2, indices, indices ^ 1)
+
+
+def cut(pixels: Tensor, partner: Tensor, own: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """(`pixels` [N, C, H, W] with a box of their partners', the share of their own area that is left).
+
+    The box has the share 1 - `own` of the area and any pixel for its centre; what lies outside is cut off.
+    """
+    sizes = np.array(pixels.shape[2:])
+    centre, reach = rng.integers(sizes), (sizes * np.sqrt(1 - own) / 2).astype(np.int64)
+    (top, left), (bottom, right) = (centre - reach).clip(0), np.minimum(centre + reach, sizes)
+    mixed = pixels.clone()
+    mixed[:, :, top:bottom, left:right] = pixels[partner, :, top:bottom, left:right]
+    return mixed, float(1 - (bottom - top) * (right - left) / sizes.prod())

@@ -76,16 +76,16 @@ def read(place: Path, kind: str) -> Unlabelled:
 def _texts(place: Path) -> Iterator[str]:
     """A text a line, or what stands in the column or key `text`."""
     with place.open(encoding="utf-8", newline="") as file:
-        if place.suffix.lower() == ".txt":
-            yield from (line.rstrip("\r\n") for line in file)
-            return
         try:
+            if place.suffix.lower() == ".txt":
+                yield from (line.rstrip("\r\n") for line in file)
+                return
             lines = csv.DictReader(file) if place.suffix.lower() == ".csv" else filter(str.strip, file)
             rows: Any = lines if isinstance(lines, csv.DictReader) else map(json.loads, lines)
             yield from (str(row[COLUMN]) for row in rows)
         except (KeyError, TypeError) as error:
             raise DataError(Problem(str(place), f"a row has no '{COLUMN}'")) from error
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise DataError(Problem(str(place), f"can't be read: {error}")) from error
 
 

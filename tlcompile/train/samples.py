@@ -22,11 +22,11 @@ def save(
     spec: ImageSpec | TextSpec,
     folder: Path,
     n: int = 16,
-    tokenizer: Path | None = None,
+    tokenizer: str | None = None,
 ) -> None:
     """The first `n` of a batch: `views.png`, a grid of the images un-normalised, or `views.txt`, a text a line.
 
-    Texts are decoded by the `tokenizer.json` at `tokenizer`, special tokens included; without one they are token ids.
+    Texts are decoded by `tokenizer`, special tokens included; without one they are token ids.
     """
     names = [caption(target, classes) for target in targets[:n].detach().cpu()]
     if isinstance(spec, ImageSpec):
@@ -69,7 +69,7 @@ def grid(images: np.ndarray, names: Sequence[str]) -> Image.Image:
     return page
 
 
-def texts(inputs: dict[str, Tensor], n: int, tokenizer: Path | None) -> list[str]:
+def texts(inputs: dict[str, Tensor], n: int, tokenizer: str | None) -> list[str]:
     """The first `n` texts without their padding."""
     ids = [
         row[mask.bool()].tolist() for row, mask in zip(inputs["input_ids"][:n], inputs["attention_mask"], strict=False)
@@ -78,4 +78,4 @@ def texts(inputs: dict[str, Tensor], n: int, tokenizer: Path | None) -> list[str
         return [" ".join(map(str, row)) for row in ids]
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(tokenizer)).decode_batch(ids, skip_special_tokens=False)
+    return Tokenizer.from_str(tokenizer).decode_batch(ids, skip_special_tokens=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.models._network import Network
 from tlcompile.recipe.train_table import TrainTable
-from tlcompile.train import lora
+from tlcompile.train import lora, machine
 from tlcompile.train.depth import blocks, inside
 
 
@@ -74,6 +74,23 @@ def frozen_norms(network: Network) -> None:
                 holder = holder.rpartition(".")[0]
             if not any(p.requires_grad for p in modules[holder].parameters()):
                 module.eval()
+
+
+def reopen(network: Network, table: TrainTable) -> None:
+    """Set `requires_grad` of a trained network as in the last epoch; with LoRA folded in, its body counts as frozen."""
+    how = table.trainable
+    if how in ("all", "gradual"):
+        network.module.requires_grad_(True)
+    else:
+        _open(network, int(how.removeprefix("last:")) if how.startswith("last:") else 0)
+
+
+def train_mode(network: Network, table: TrainTable) -> None:
+    """Training mode, but for the batch norms that keep their statistics."""
+    network.module.train()
+    frozen_norms(network)
+    if table.freeze_norm:
+        machine.freeze_norm(network.module)
 
 
 def _body_depth(network: Network) -> int:

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlcompile import registry
 from tlcompile.artifacts import ImageSpec, read_json, write_json
 from tlcompile.data._split import Split
 from tlcompile.models._network import Network
-from tlcompile.train import averaging, reference
+from tlcompile.train import averaging, reference, select
 from tlcompile.train.batches import training_loader
 from tlcompile.train.job import Job
 
@@ -50,10 +50,11 @@ def write(job: Job, members: Sequence[Path], folder: Path) -> None:
 
 
 def put(job: Job, network: Network, state: dict[str, Tensor], train: Split) -> None:
-    """`state` into the network; batch norms that learn forget what they saw and see the training examples once."""
+    """`state` into the network; batch norms that learnt forget what they saw and see the training examples once."""
     network.module.load_state_dict(state)
-    learns = job.table.trainable == "all" and not job.table.freeze_norm
-    if learns and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.module.modules()):
+    select.reopen(network, job.table)
+    select.train_mode(network, job.table)
+    if averaging.learning_norms(network.module):
         size = (job.table.image_size or network.spec.image_size) if isinstance(network.spec, ImageSpec) else 0
         batch = job.table.batch_size if isinstance(job.table.batch_size, int) else 32
         loader, order = training_loader(train, network, size, job.table, min(batch, len(train)), job.seed)

@@ -1,6 +1,7 @@
 """Random views of training texts, as `[train.augment]` asks for them.
 
-    text -> back-translation -> tokens -> span cut -> synonyms -> entities masked -> tokens masked -> ids int64 [N, L]
+    text -> back-translation -> words that a language model puts instead -> tokens -> span cut -> synonyms
+         -> entities masked -> tokens masked -> ids int64 [N, L]
 
 A word is what the tokenizer's own splitting makes one: in scripts without spaces a character, elsewhere a word. Every
 choice is a function of (seed, epoch, index), see `chance`.
@@ -24,21 +25,24 @@ from tlcompile.models._network import Network
 from tlcompile.options import PathText
 from tlcompile.recipe.train_table import AugmentTable
 from tlcompile.runtime.feeds import open_tokenizer
+from tlcompile.train import mask_filling
 from tlcompile.train.back_translation import back_translated
 from tlcompile.train.chance import uniforms
+from tlcompile.train.entities import entities, has_entity
 from tlcompile.train.synonyms import Neighbours
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 _LOOK_AT = 1000  # texts, to see whether there are entities
-_TRANSLATED = 0.5  # share of the texts that are seen back-translated in an epoch
+_REWRITTEN = 0.5  # share of the texts that are seen back-translated, or with other words, in an epoch
 
 
 class TextView:
     """Call it with texts, their epoch and their indices in the split: the network's inputs, int64 [N, L] each.
 
-    `translations` maps a text to its back-translation; `mask_id` and `neighbours` are there where a key needs them.
+    `translations` maps a text to its back-translation, `filled` to itself with other words where it would be masked;
+    `mask_id` and `neighbours` are there where a key needs them.
     """
 
     def __init__(
@@ -49,19 +53,21 @@ class TextView:
         seed: int,
         neighbours: Neighbours | None = None,
         translations: dict[str, str] | None = None,
+        filled: dict[str, str] | None = None,
     ) -> None:
         tokenizer.no_padding()
         self.tokenizer, self.pad_id, self.augment, self.seed = tokenizer, spec.pad_id, augment, seed
-        self.neighbours, self.translations = neighbours, translations or {}
+        self.neighbours, self.translations, self.filled = neighbours, translations or {}, filled or {}
         self.mask_id = _mask_id(tokenizer, augment)
 
     def __call__(self, texts: Sequence[str], epoch: int, indices: Sequence[int]) -> dict[str, Tensor]:
         def numbers(purpose: str, count: int) -> np.ndarray:
             return uniforms(self.seed, epoch, indices, purpose, count)
 
-        if self.translations:
-            chosen = numbers("translate", 1)[:, 0] < _TRANSLATED
-            texts = [self.translations[t] if c else t for t, c in zip(texts, chosen, strict=True)]
+        for purpose, others in (("translate", self.translations), ("fill", self.filled)):
+            if others:
+                chosen = numbers(purpose, 1)[:, 0] < _REWRITTEN
+                texts = [others.get(t, t) if c else t for t, c in zip(texts, chosen, strict=True)]
         encoded = self.tokenizer.encode_batch(list(texts))
         most = max(len(e.ids) for e in encoded)
         drawn = [numbers("cut", 1), *(numbers(p, most) for p in ("synonym", "near", "entity", "mask"))]
@@ -79,10 +85,10 @@ class TextView:
             ids, words = ids[kept], words[kept]
         if self.neighbours:
             ids = self.neighbours.instead(ids, alone(words) & (synonym[: len(ids)] < a.synonyms), near[: len(ids)])
-        if a.mask_entities:
+        if a.mask_entities and not self.filled:
             chosen = [w for w in entities(encoding, text) if entity[w] < a.mask_entities]
             ids[np.isin(words, chosen)] = self.mask_id
-        if a.mask_tokens:
+        if a.mask_tokens and not self.filled:
             ids[(words >= 0) & (mask[: len(ids)] < a.mask_tokens)] = self.mask_id
         return ids
 
@@ -107,8 +113,8 @@ def text_view(
 ) -> TextView | None:
     """The random views that `augment` asks for, or None where it asks for none.
 
-    Back-translations of all `texts` are made now and kept in `work`. RecipeError where the network or the folder of
-    translation models lacks what a key needs.
+    What models make of all `texts` is made now and kept in `work`. RecipeError where the network or the folder of such
+    a model lacks what a key needs.
     """
     if not augment.texts_only:
         return None
@@ -116,14 +122,19 @@ def text_view(
     assert network.tokenizer is not None
     tokenizer = open_tokenizer(network.tokenizer, network.spec)
     neighbours = Neighbours.of_network(network.module, tokenizer) if augment.synonyms else None
-    translations = None
-    if where := augment.back_translation:
-        folder = where.absolute if isinstance(where, PathText) else Path(where)
-        translations = back_translated(texts, folder, work)
+    translations, filled = None, None
+    if augment.back_translation:
+        translations = back_translated(texts, _folder(augment.back_translation), work)
+    if augment.fill_masks:
+        filled = mask_filling.filled(texts, _folder(augment.fill_masks), augment, seed, work)
     if augment.mask_entities and not any(has_entity(text) for text in islice(texts, _LOOK_AT)):
         what = "no capitalised word and no number in the training texts: train.augment.mask_entities does nothing"
         progress.say_once(f"  {what}")
-    return TextView(tokenizer, network.spec, augment, seed, neighbours, translations)
+    return TextView(tokenizer, network.spec, augment, seed, neighbours, translations, filled)
+
+
+def _folder(where: str) -> Path:
+    return where.absolute if isinstance(where, PathText) else Path(where)
 
 
 def in_span(words: np.ndarray, share: float, number: float) -> np.ndarray:
@@ -143,37 +154,9 @@ def alone(words: np.ndarray) -> np.ndarray:
     return found
 
 
-def entities(encoding: Encoding, text: str) -> list[int]:
-    """Numbers of the words of `text` that are an entity."""
-    spans = [(word, encoding.word_to_chars(word)) for word in sorted({w for w in encoding.word_ids if w is not None})]
-    return [word for word, span in spans if span and is_entity(text, *span)]
-
-
-def is_entity(text: str, start: int, end: int) -> bool:
-    """Whether the word `text[start:end]` is a number, is in capitals, or begins with one inside a sentence.
-
-    A stand-in for the named entities of MELM (R. Zhou et al., "MELM: Data Augmentation with Masked Entity Language
-    Modeling", ACL 2022, section 3.1), which come from a labelled NER data set; it finds nothing in lower-case texts.
-    """
-    word, before = text[start:end].strip(), text[:start].rstrip()
-    if word[:1].isdigit() or (len(word) > 1 and word.isupper()):
-        return True
-    return word[:1].isupper() and bool(before) and before[-1] not in ".!?"
-
-
-def has_entity(text: str) -> bool:
-    """`is_entity` of any word between spaces."""
-    start, found = 0, False
-    for word in text.split():
-        start = text.index(word, start)
-        found = found or is_entity(text, start, start + len(word))
-        start += len(word)
-    return found
-
-
 def _mask_id(tokenizer: Tokenizer, augment: AugmentTable) -> int:
     """The id of the tokenizer's mask token; -1 where no key needs one. RecipeError if it has none."""
-    keys = [key for key in ("mask_tokens", "mask_entities") if getattr(augment, key)]
+    keys = [key for key in ("mask_tokens", "mask_entities") if getattr(augment, key) and not augment.fill_masks]
     if not keys:
         return -1
     special = tokenizer.get_added_tokens_decoder().items()

@@ -1,7 +1,8 @@
 """One training process, or all there is: `train`, or `python -m tlcompile.train.worker JOB.json FOLDER WORK`.
 
-The latter is what runs under torch's launcher where the recipe asks for several processes, and what
-`accelerate launch --module` starts on several machines.
+The latter is what `accelerate launch --module` starts on several machines, and, with a folder ERRORS as a fourth
+argument, what runs under torch's launcher where the recipe asks for several processes: what is wrong is then written
+there, for a launcher tells of a failed process in its own way.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def write(
     if (trainer.work / "found.json").exists():
         shutil.copyfile(trainer.work / "found.json", folder / "found.json")
     if network.tokenizer is not None:
-        shutil.copyfile(network.tokenizer, folder / "tokenizer.json")
+        (folder / "tokenizer.json").write_text(network.tokenizer, encoding="utf-8")
     found = {}
     for name in ("test",) if job.table.retrain_full else ("val", "test"):
         found[f"{name}_logits"] = reference.logits(network, splits[name], label=f"reference {name}")
@@ -116,6 +117,18 @@ def write(
     np.savez(folder / "reference.npz", allow_pickle=False, **found)
 
 
+def main(job: Path, folder: Path, work: Path, errors: Path | None = None) -> None:
+    rank = os.environ.get("RANK", "0")
+    progress.quiet = rank != "0"
+    try:
+        train(Job.from_json(read_json(job)), folder, work)
+    except TlcompileError as error:
+        if errors is None:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        problems = [vars(problem) for problem in error.problems]
+        write_json(errors / f"{rank}.json", {"kind": type(error).__name__, "problems": problems})
+
+
 if __name__ == "__main__":
-    progress.quiet = os.environ.get("RANK", "0") != "0"
-    train(Job.from_json(read_json(Path(sys.argv[1]))), Path(sys.argv[2]), Path(sys.argv[3]))
+    main(*map(Path, sys.argv[1:]))
