@@ -94,8 +94,10 @@ def _enliven(network: Any) -> None:
     with torch.no_grad():
         if norms:
             network.module.train()(*inputs[0])
-        logits = torch.cat([network.module.eval()(*batch) for batch in inputs])
         last = [m for m in _head_modules(network) if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)][-1]
+        if not last.weight.any():  # as torchvision's transformers begin: their answers are all alike
+            torch.nn.init.normal_(last.weight, std=0.02)
+        logits = torch.cat([network.module.eval()(*batch) for batch in inputs])
         scale = 1 / logits.std(0).clamp(min=1e-3)
         last.weight.mul_(scale.view(-1, *(1,) * (last.weight.ndim - 1)))
         if last.bias is not None and logits.min() < 0:  # SqueezeNet has a ReLU behind its last layer

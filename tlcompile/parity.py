@@ -13,6 +13,7 @@ from typing import Any
 
 from tlcompile.artifacts import Feed, ImageSpec, Labels, Signature
 from tlcompile.errors import ParityError, Problem
+from tlcompile.probes import cut, jittered
 
 SAME_NUMBER = 0.25
 """Two numbers closer than this, in standard deviations of the target, count as the same."""
@@ -153,20 +154,8 @@ def logits_moved(found: list[Feed], expected: list[Feed], labels: Labels = "clas
 
 
 def probes(feeds: list[Feed], signature: Signature) -> list[Feed]:
-    """What an engine is asked: `feeds`, and of images the same pictures at the size at which the resize does nothing.
-
-    A runtime that sums in another order rounds a pixel here and there to the next grey level, and a network can amplify
-    that beyond a small fault. Where the resize has nothing to mix, the pixels are exact in every runtime.
-    """
-    import numpy as np
-
-    if not isinstance(signature.spec, ImageSpec):
-        return feeds
-    side, still = signature.spec.resize_to, []
-    for feed in feeds:
-        rows, columns = (np.arange(side) * length // side for length in feed["image"].shape[1:3])
-        still.append({"image": np.ascontiguousarray(feed["image"][:, rows][:, :, columns])})
-    return [*feeds, *still]
+    """What an engine is asked: `feeds`, and of images the same pictures cut to the size of the network's own."""
+    return [*feeds, *cut(feeds, signature)]
 
 
 def compare_engine(
@@ -192,7 +181,7 @@ def compare_engine(
     if not isinstance(signature.spec, ImageSpec):
         return [compare(rung, name, answers, expected, Tolerance(1.0, 0.0, allowed), signature)]
     golden, exact = expected[:count], expected[count:]
-    sway = logits_moved(run_graph(model, _jittered(feeds)), golden, signature.labels) or 0.0
+    sway = logits_moved(run_graph(model, jittered(feeds)), golden, signature.labels) or 0.0
     limits = Tolerance(1.0, 0.0, allowed + sway), Tolerance(1.0, 0.0, allowed)
     return [
         compare(rung, name, answers[:count], golden, limits[0], signature),
@@ -203,11 +192,13 @@ def compare_engine(
 def engine_limit(before: dict[str, Any], precision: str, options: dict[str, Any]) -> float:
     """How far the logits of an engine may be from those of its graph, whose last rung is `before`.
 
+    `sway` is what its logits move where examples at the border of an early exit go the other way.
     In a lower precision as far as that precision moved the graph, and a quarter more, for other pictures: kernels round
     between layers too, and a network amplifies both alike. Of trained networks a quarter was seen, of random ones all.
     """
     allowed = max(ROUNDING.get(precision, ROUNDING_INT8), _lowered(options))
-    return allowed if precision == "fp32" else max(allowed, 1.25 * (before.get("logits") or 0.0))
+    sway = float(before.get("sway", {}).get("logits") or 0.0)
+    return sway + (allowed if precision == "fp32" else max(allowed, 1.25 * (before.get("logits") or 0.0)))
 
 
 def _lowered(options: dict[str, Any]) -> float:
@@ -216,16 +207,6 @@ def _lowered(options: dict[str, Any]) -> float:
     if options.get("precision") == "auto" and options.get("device", "CPU") != "CPU":
         asked.add("f16")  # what GPUs and NPUs take by themselves
     return max((LOWERED[name] for name in asked), default=0.0)
-
-
-def _jittered(feeds: list[Feed]) -> list[Feed]:
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    moves = [rng.integers(-1, 2, feed["image"].shape) for feed in feeds]
-    return [
-        {"image": (feed["image"] + move).clip(0, 255).astype(np.uint8)} for feed, move in zip(feeds, moves, strict=True)
-    ]
 
 
 def check(rung: Rung) -> Rung:

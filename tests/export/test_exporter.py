@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -29,7 +30,7 @@ class Mean(torch.nn.Module):
         self.wrong = wrong
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        lies = torch.jit.is_tracing() if self.wrong == "traced" else torch.onnx.is_in_onnx_export()
+        lies = {"traced": torch.jit.is_tracing, "both": torch.onnx.is_in_onnx_export}.get(self.wrong, bool)()
         logits: torch.Tensor = self.head(pixels.mean((2, 3)))
         return -logits if lies else logits
 
@@ -44,7 +45,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     return Splits(root / "splits", "")
 
 
-def export(wrong: str, splits: Splits, root: Path) -> Path:
+def export(wrong: str, splits: Splits, root: Path, **table: Any) -> Path:
     torch.manual_seed(0)
     save_file(Mean(wrong).state_dict(), root / "model.safetensors")
     write_json(root / "network.json", {"task": "image-classification", "classes": ["dark", "light"]})
@@ -54,7 +55,7 @@ def export(wrong: str, splits: Splits, root: Path) -> Path:
 
     model: Any = SimpleNamespace(module=SimpleNamespace(build=build), options=None)
     (root / "graph").mkdir()
-    write(Checkpoint(root, ""), splits, model, ExportTable(), root / "graph")
+    write(Checkpoint(root, ""), splits, model, ExportTable(**table), root / "graph")
     return root / "graph"
 
 
@@ -70,3 +71,11 @@ def test_a_network_that_both_get_wrong_stops_the_build_with_what_each_did(splits
     with pytest.raises(ParityError) as caught:
         export("both", splits, tmp_path)
     assert [p.what.split(":")[0] for p in caught.value.problems] == ["torchscript", "dynamo"]
+
+
+def test_an_exporter_that_can_not_write_the_opset_is_not_taken(splits: Splits, tmp_path: Path) -> None:
+    folder = export("never", splits, tmp_path, exporter="dynamo", opset=17)
+    said = read_json(folder / "exporter.json")
+    assert said["exporter"] == "torchscript"
+    assert "dynamo: the dynamo exporter wrote opset 18, not 17" in said["refused"][0]
+    assert onnx.load(folder / "model.onnx").opset_import[0].version == 17

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnx import numpy_helper
 
 from tests.tiny import MODEL
 from tlcompile import optimize, parity, registry
-from tlcompile.artifacts import Feed, Graph, Signature, Tensor, read_json, write_json
+from tlcompile.artifacts import Feed, Graph, ImageSpec, Signature, Tensor, read_json, write_json
 from tlcompile.errors import ParityError, RecipeError, TlcompileError
 from tlcompile.export.graph import assemble, save
 from tlcompile.export.network import to_onnx
@@ -144,6 +145,56 @@ def test_a_pass_that_breaks_the_graph_is_named(
     monkeypatch.setattr(registry, "load", lambda room, name, where="": faulty)
     with pytest.raises(ParityError, match="optimize/faulty: changed the outputs too much against export"):
         optimize.run(Plugin("optimize", "faulty", Options()), graph, context(), tmp_path)
+
+
+def with_corner(path: Path, gain: float) -> None:
+    """image -> logits: the mean of each colour, and `gain` times the last pixel where the image is at most 32 wide."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["real", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Shape", ["image"], ["width"], start=2, end=3),
+        helper.make_node("LessOrEqual", ["width", "limit"], ["small"]),
+        helper.make_node("Cast", ["small"], ["switch"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["real", "last"], ["row"], axis=1),
+        helper.make_node("Gather", ["row", "last"], ["pixel"], axis=1),
+        helper.make_node("Mul", ["pixel", "gain"], ["scaled"]),
+        helper.make_node("Mul", ["scaled", "switch"], ["corner"]),
+        helper.make_node("Add", ["mean", "corner"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "h", "w", 3])
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in ("logits", "probabilities")]
+    values = {"limit": np.array([32]), "last": np.array(-1), "gain": np.float32(gain), "axes": np.array([1, 2])}
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    made = helper.make_graph(nodes, "g", [image], outputs, constants)
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.9])
+def test_a_fault_that_no_example_shows_is_named(tmp_path: Path, gain: float) -> None:
+    wide = [{"image": np.ascontiguousarray(feed["image"].swapaxes(1, 2))} for feed in FEEDS]
+    folder, after = tmp_path / "before", tmp_path / "after"
+    folder.mkdir()
+    after.mkdir()
+    with_corner(folder / "model.onnx", 1.0)
+    signature = Signature("image-classification", (), (), ("a", "b", "c"), ImageSpec(32))
+    write_json(folder / "signature.json", signature.to_json())
+    write_json(folder / "parity.json", [{"rung": "export"}])
+    golden.save(folder / "golden.npz", wide, parity.run_graph(folder / "model.onnx", wide))
+    module = ModuleType("given")
+    vars(module).update(
+        apply=lambda model, options, context, target: with_corner(target, gain),
+        variant=lambda options: "",
+        tolerance=simplify.tolerance,
+    )
+    step: Any = SimpleNamespace(name="given", module=module, options=Options())
+    if gain == 1.0:
+        optimize.run(step, Graph(folder, ""), context(), after)
+        return
+    with pytest.raises(ParityError, match=r"optimize/given \(exact pixels\): changed the outputs too much"):
+        optimize.run(step, Graph(folder, ""), context(), after)
 
 
 @pytest.mark.parametrize("name", registry.names("optimize"))

@@ -13,7 +13,6 @@ import numpy as np
 
 from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Feed, ImageSpec, Signature, Splits, Target, Tensor, write_json
-from tlcompile.data._assign import strata
 from tlcompile.data._split import Split
 from tlcompile.errors import ParityError, Problem, TlcompileError
 from tlcompile.export import golden, preprocess
@@ -67,7 +66,7 @@ def _write_with(
     if (tokenizer := checkpoint.folder / "tokenizer.json").exists():
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
     split = Split(splits.folder, "val")
-    chosen = golden.examples(split, golden.choose(strata(split.truth, signature.labels, 1)[0]))
+    chosen = golden.of_split(split, signature.labels)
     feeds, order = golden.feeds(chosen, feeder(signature, folder))
     examples = [chosen[i] for i in order]
     expected = torch_outputs(network, examples, feeds, task.ACTIVATION, splits.target)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,19 @@ def example_inputs(network: Network) -> dict[str, torch.Tensor]:
     }
 
 
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """In eval mode torch takes a fused operator for attention that no exporter knows."""
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.ModelProto:
     """Export through torch's TorchScript exporter (seconds) or its dynamo exporter; TlcompileError where it fails."""
     import onnx
@@ -44,7 +59,7 @@ def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.Mod
     common: dict[str, Any] = {"input_names": list(inputs), "output_names": ["logits"], "opset_version": opset}
     arguments = tuple(inputs.values())
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode(), _plain_attention():
             warnings.simplefilter("ignore")  # tracer warnings about Python ints; parity is checked on real examples
             if exporter == "dynamo":
                 shapes = tuple({d: torch.export.Dim(a) for d, a in dims.items()} for dims in axes.values())
@@ -58,4 +73,8 @@ def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.Mod
         reason = re.sub(r"\x1b\[\d*m", "", first)[:300]
         what = f'the {exporter} exporter can\'t export this network: {reason}; try exporter = "{other}"'
         raise TlcompileError(Problem("export.exporter", what)) from error
-    return onnx.load(file)
+    model = onnx.load(file)
+    written = next(i.version for i in model.opset_import if i.domain in ("", "ai.onnx"))
+    if written != opset:  # the dynamo exporter keeps its own where it can't convert
+        raise TlcompileError(Problem("export.exporter", f"the {exporter} exporter wrote opset {written}, not {opset}"))
+    return model

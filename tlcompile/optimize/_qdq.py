@@ -3,7 +3,8 @@
     x86-vnni   u8 activations × s8 weights per channel
     x86        the same with 7-bit weights: without VNNI the 16-bit sums of vpmaddubsw saturate
     arm        s8 × s8 per channel
-    tensorrt   s8 × s8 per channel, symmetric activations, biases left in fp32
+    tensorrt   s8 × s8 per channel, symmetric activations, biases and sums with constants left in fp32: TensorRT takes
+               quantized constants as weights only
 
 The nodes are written by ONNX Runtime's quantizer. Finding ranges is not its business here, so that one set of ranges
 serves many choices of layers.
@@ -11,7 +12,6 @@ serves many choices of layers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,6 @@ def prepared(model: Path, place: Path) -> onnx.ModelProto:
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    logging.getLogger().setLevel(logging.ERROR)
     quant_pre_process(model, place, skip_symbolic_shape=True)
     found: onnx.ModelProto = load_model_with_shape_infer(place)
     return found
@@ -52,6 +51,12 @@ def activations(graph: onnx.GraphProto, excluded: Collection[str]) -> list[str]:
     constants, chosen = {i.name for i in graph.initializer}, kinds(graph)
     nodes = [n for n in graph.node if n.op_type in chosen and n.name not in excluded]
     return [name for n in nodes for name in (*n.input, *n.output) if name and name not in constants]
+
+
+def sums_with_constants(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes that add a constant to what another node makes."""
+    constants = {i.name for i in graph.initializer}
+    return [n.name for n in graph.node if n.op_type == "Add" and constants & set(n.input)]
 
 
 def is_symmetric(dialect: str) -> bool:
@@ -79,7 +84,7 @@ def write(
         activation_qType=QuantType.QInt8 if dialect in ("arm", "tensorrt") else QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, ends),
         nodes_to_quantize=[],
-        nodes_to_exclude=list(excluded),
+        nodes_to_exclude=[*excluded, *(sums_with_constants(model.graph) if dialect == "tensorrt" else ())],
         op_types_to_quantize=list(kinds(model.graph)),
         extra_options={
             "ActivationSymmetric": is_symmetric(dialect),
