@@ -15,7 +15,7 @@ from tlcompile.artifacts import Feed
 from tlcompile.data import Split
 from tlcompile.errors import TlcompileError
 from tlcompile.evaluate.isolate import EngineProcess
-from tlcompile.pipeline.stages import typical
+from tlcompile.pipeline.timing import typical
 from tlcompile.recipe.tables import Target
 from tlcompile.runtime.feeds import batches, image_feed
 

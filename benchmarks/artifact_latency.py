@@ -15,7 +15,8 @@ best peer is the fastest artifact of any peer, setting and runtime that loses at
 All engines take turns in rounds, each in a process of its own. Times are medians of all calls, ratios medians over
 rounds of the ratio of two engines in one round, with a bootstrap interval over rounds. `roofline_share` is the least
 time that this machine's multiply-adds and bandwidth allow for the shipped network, divided by its time (`roofline.py`).
-`--text` measures MiniLM on test sentences of every length, one at a time. The last line is one JSON object.
+`--text` measures what `recipes/sst2_fast.toml` ships against the fp32 export of the network that it was cut from, on
+test sentences of every length, one at a time. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ from tlcompile.compile import _cpu  # noqa: E402
 from tlcompile.data import Split  # noqa: E402
 from tlcompile.evaluate.statistics import paired_drop  # noqa: E402
 from tlcompile.pipeline.facts import environment  # noqa: E402
-from tlcompile.pipeline.stages import typical  # noqa: E402
+from tlcompile.pipeline.timing import typical  # noqa: E402
 from tlcompile.runtime.feeds import feeder  # noqa: E402
 
 BASE, MARGIN_POINTS, ALPHA = "fp32 export in onnxruntime", 1.0, 0.05
 RECOVERY = {"lr": 1e-3, "distill_alpha": 0.7}
 BURST, WARM = 10, 2  # calls of one engine in one round of the images
 SENTENCES = 20  # of one round of the texts, the same for every engine
+SHORT_TEXT = {"train": {"epochs": 1}, "compress": {"prune": {"epochs": 1}}}
 Result = dict[str, Any]
 
 
@@ -120,8 +122,7 @@ def whole_graph(built: Built, scratch: Path, count: int) -> Result:
 
 def text(asked: argparse.Namespace, scratch: Path) -> Result:
     """Whole graphs (token ids -> probabilities), a sentence at a time, at its own length."""
-    changes: dict[str, dict[str, Any]] = {"train": {"epochs": 1}} if asked.short else {}
-    built = built_from(asked, "sst2", "text", changes, scratch)
+    built = built_from(asked, "sst2_fast", "text", SHORT_TEXT if asked.short else {}, scratch)
     row = built.shipped[0]
     ours = {r["engine"]: built.folders[r["engine"]] for r in built.shipped}
     drawn = sentences(built, rounds(asked, 30) * SENTENCES)
@@ -197,10 +198,10 @@ def rounds(asked: argparse.Namespace, full: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="one epoch on small pictures, a third of the rounds")
+    parser.add_argument("--short", action="store_true", help="one epoch, small pictures, a third of the rounds")
     parser.add_argument("--text", action="store_true", help="MiniLM on sentences in place of images")
     parser.add_argument("--data", type=Path, help="labelled examples in place of the recipe's")
-    parser.add_argument("--recipe", type=Path, help="in place of recipes/flowers.toml or recipes/sst2.toml")
+    parser.add_argument("--recipe", type=Path, help="in place of recipes/flowers.toml or recipes/sst2_fast.toml")
     parser.add_argument("--speedup", type=float, default=2.0, help="what pruning aims at; 1 = no pruning")
     parser.add_argument("--test-images", type=int, default=2000, help="at most so many, evenly taken")
     parser.add_argument("--store", type=Path, default=ROOT / ".tlcompile", help="where builds are kept")

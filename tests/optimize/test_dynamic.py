@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tlcompile.artifacts import Graph
 from tlcompile.errors import RecipeError, TlcompileError
 from tlcompile.optimize import Context, dynamic
 from tlcompile.parity import run_graph
+from tlcompile.runtime import golden
 
 
 @pytest.fixture
@@ -54,11 +56,35 @@ def test_an_excluded_product_stays_in_fp32(graph: Graph, tmp_path: Path) -> None
     assert [n.name for n in onnx.load(made.model).graph.node if n.op_type == "MatMul"] == ["MatMul_1"]
 
 
+def test_a_square_weight_that_the_quantizer_turns_over_is_no_fault(graph: Graph, tmp_path: Path) -> None:
+    """The pooler of a BERT: the shape of its weight does not tell that it was turned over."""
+    model, rng = onnx.load(graph.model), np.random.default_rng(0)
+    model.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 0.3, (16, 16)).astype(np.float32), "square"))
+    (last,) = (node for node in model.graph.node if node.name == "MatMul_12")
+    gemm = onnx.helper.make_node("Gemm", [last.input[0], "square"], ["turned"], name="product", transB=1)
+    last.input[0] = "turned"
+    model.graph.node.insert(12, gemm)
+    onnx.save(model, graph.model)
+    feeds = toy.text_feeds()[:2]
+    golden.save(graph.folder / "golden.npz", feeds, run_graph(graph.model, feeds))
+    made = onnx.load(passed("dynamic", graph, tmp_path / "made", "x86").model)
+    assert sum(n.op_type == "MatMulInteger" for n in made.graph.node) >= 4
+
+
 def test_only_onnx_runtime_takes_it_and_others_are_told_why() -> None:
     assert dynamic.refused(dynamic.Options(), "onnxruntime") == ""
     for backend in ("openvino", "tensorrt", "tensorrt_rtx"):
         assert "MatMulInteger" in dynamic.refused(dynamic.Options(), backend)
         assert backend in dynamic.refused(dynamic.Options(), backend)
+
+
+def test_the_log_of_the_caller_is_as_loud_as_before(
+    graph: Graph, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        dynamic.apply(graph.model, dynamic.Options(), Context("x86", lambda: iter(())), tmp_path / "m.onnx")
+        assert logging.getLogger().level == logging.INFO
+    assert not caplog.records
 
 
 def test_bad_input_is_told_in_a_sentence(graph: Graph, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tlcompile.errors import Problem, TlcompileError
 from tlcompile.optimize import Context
@@ -16,6 +17,9 @@ from tlcompile.optimize._exclude import named
 from tlcompile.options import Field, NameList
 from tlcompile.options import Options as Base
 from tlcompile.parity import Tolerance
+
+if TYPE_CHECKING:
+    from tlcompile.optimize._graph import Wiring
 
 PACKAGES = ("onnx", "onnxruntime")
 ON_BY_DEFAULT = False
@@ -44,6 +48,7 @@ def tolerance(options: Options) -> Tolerance:
 
 
 def apply(model: Path, options: Options, context: Context, target: Path) -> None:
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     from tlcompile.optimize import _qdq
@@ -56,6 +61,8 @@ def apply(model: Path, options: Options, context: Context, target: Path) -> None
         wiring = Wiring(graph.graph)
         products = [n.name for n in graph.graph.node if n.op_type in ("MatMul", "Gemm") and has_weight(wiring, n)]
         chosen = [name for name in products if name not in excluded]
+        _turn_weights(wiring)
+        onnx.save(graph, Path(scratch) / "prepared.onnx")
         if not chosen:
             raise TlcompileError(Problem(WHERE, "nothing is left to quantize: no MatMul or Gemm with a weight"))
         quantize_dynamic(
@@ -67,3 +74,20 @@ def apply(model: Path, options: Options, context: Context, target: Path) -> None
             reduce_range=context.dialect == "x86",
             weight_type=QuantType.QInt8,
         )
+
+
+def _turn_weights(wiring: Wiring) -> None:
+    """Store the weights of every Gemm inputs first, under names of their own.
+
+    ONNX Runtime's quantizer makes a MatMul of each Gemm, quantized or not, and where it turns a weight over it keeps
+    the name, under which the weight is then held against the original.
+    """
+    import numpy as np
+
+    from tlcompile.optimize._graph import attribute, has_weight
+
+    for node in wiring.graph.node:
+        if node.op_type == "Gemm" and has_weight(wiring, node) and attribute(node, "transB", 0):
+            wiring.put(node, 1, np.ascontiguousarray(wiring.value(node.input[1]).T))
+            (turned,) = (a for a in node.attribute if a.name == "transB")
+            node.attribute.remove(turned)
