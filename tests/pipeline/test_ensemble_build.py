@@ -15,9 +15,11 @@ from PIL import Image
 from tests.tiny import recipe
 from tlcompile.artifacts import read_json
 from tlcompile.errors import RecipeError
+from tlcompile.pipeline import contenders
 from tlcompile.pipeline.build import Built, build
 from tlcompile.pipeline.ensembles import CHOICE
-from tlcompile.recipe import load
+from tlcompile.pipeline.plan import plan
+from tlcompile.recipe import Recipe, load
 from tlcompile.runtime import load as open_bundle
 from tlcompile.store import Store
 
@@ -62,21 +64,62 @@ class Place:
         return {row["variant"]: row for row in self.report["variants"]}
 
 
-def built(root: Path, extra: str, **changed: Any) -> Place:
+def told(root: Path, extra: str, variants: tuple[str, ...] = (), **changed: Any) -> Recipe:
+    """The recipe; `variants` are the only ones that it builds."""
+    root.mkdir(parents=True, exist_ok=True)
     path = recipe(root / "recipe.toml", extra=extra, **changed)
-    return Place(root, build(load(path), Store(root / "store"), root / "dist"))
+    backend = 'backend = "onnxruntime"'
+    named = f"{backend}\nvariants = {list(variants)}" if variants else backend
+    path.write_text(path.read_text().replace(backend, named))
+    return load(path)
+
+
+def built(root: Path, extra: str, variants: tuple[str, ...] = (), until: str = "package", **changed: Any) -> Place:
+    asked = told(root, extra, variants, **changed)
+    return Place(root, build(asked, Store(root / "store"), root / "dist", until=until))
+
+
+def planned(recipe: Recipe, root: Path) -> set[str]:
+    """The engines of a build."""
+    return {step.name.rpartition("/")[2] for step in plan(recipe, Store(root / "store")) if step.stage == "compile"}
+
+
+KEPT = ("fp32", "int8", "soup-fp32", "tta-int8", "ensemble-fp32", "ensemble-tta-int8")
+"""One engine of each kind, both precisions of the network as trained."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     root = tmp_path_factory.mktemp("ensemble")
     halves(root / "data")
-    return built(root, ALL, epochs=3, train="lr = 5e-3")
+    return built(root, ALL, KEPT, epochs=3, train="lr = 5e-3")
 
 
-def test_every_kind_is_built_and_measured_in_every_precision(place: Place) -> None:
+def test_every_kind_is_built_in_every_precision(place: Place) -> None:
     kinds = ("", "soup-", "tta-", "ensemble-", "ensemble-tta-")
-    assert set(place.rows) == {kind + precision for kind in kinds for precision in ("fp32", "int8")}
+    every = {kind + precision for kind in kinds for precision in ("fp32", "int8")}
+    asked = told(place.root / "plan", ALL)
+    assert planned(asked, place.root) == every
+    exits = {f"{kind}-exit-{precision}" for kind in ("tta", "ensemble") for precision in ("fp32", "int8")}
+    asked = told(place.root / "plan", ALL.replace("max_slowdown", "early_exit = true\nmax_slowdown"))
+    assert planned(asked, place.root) == every | exits
+
+
+def test_a_backend_without_branches_gets_no_early_exit_and_the_report_says_so(place: Place) -> None:
+    asked = told(place.root / "plan", '[tta]\nearly_exit = true\n[[compile]]\nbackend = "tensorrt_rtx"')
+    engines = [step.name for step in plan(asked, Store(place.root / "store")) if step.stage == "compile"]
+    assert "compile/onnxruntime/tta-exit-int8" in engines
+    assert "compile/tensorrt_rtx/tta-int8" in engines
+    assert not any("tensorrt_rtx/tta-exit" in name for name in engines)
+    [sentence] = contenders.left_out(asked)
+    assert sentence.startswith("tensorrt_rtx: no early exit: this backend runs no branches")
+    named = '[tta]\nearly_exit = true\n[[compile]]\nbackend = "tensorrt_rtx"\nvariants = ["tta-exit-fp32"]'
+    with pytest.raises(RecipeError, match="runs no branches"):
+        plan(told(place.root / "plan", named), Store(place.root / "store"))
+
+
+def test_every_engine_is_measured_and_one_ships(place: Place) -> None:
+    assert set(place.rows) == set(KEPT)
     for row in place.rows.values():
         assert row["latency"]["batch_1"]["p50_ms"] > 0
         assert row["n"] == 24
@@ -104,7 +147,9 @@ def test_members_are_chosen_on_validation_with_weights_and_temperatures(place: P
 
 def test_a_fused_graph_is_held_against_a_loop_over_its_parts(place: Place) -> None:
     names = {rung["rung"] for rung in place.report["parity"]}
-    assert {"optimize/tta-fp32", "optimize/ensemble-fp32", "optimize/ensemble-tta-fp32"} <= names
+    fp32 = {"optimize/tta-fp32", "optimize/ensemble-fp32", "optimize/ensemble-tta-fp32"}
+    assert fp32 <= names  # of int8 engines too: their golden answers are those of fp32
+    assert sum(name.startswith(("optimize/tta-int8", "optimize/ensemble-tta-int8")) for name in names) == 2
     assert all(rung["ok"] for rung in place.report["parity"])
 
 
@@ -117,12 +162,12 @@ def test_the_bundle_answers_alone_and_passes_its_self_test(place: Place) -> None
 
 
 def test_nothing_is_done_twice(place: Place) -> None:
-    again = built(place.root, ALL, epochs=3, train="lr = 5e-3")
+    again = built(place.root, ALL, KEPT, epochs=3, train="lr = 5e-3")
     assert [name for name, entry in again.built.steps if not entry.cached] == []
 
 
 def test_another_budget_makes_the_report_alone_again(place: Place) -> None:
-    again = built(place.root, ALL.replace("50.0", "1.01"), epochs=3, train="lr = 5e-3")
+    again = built(place.root, ALL.replace("50.0", "1.01"), KEPT, epochs=3, train="lr = 5e-3")
     assert [name for name, entry in again.built.steps if not entry.cached] == ["report", "package"]
 
 
@@ -171,11 +216,12 @@ epochs = 1
 
 
 def test_a_student_learns_what_the_ensemble_says_of_the_training_examples(place: Place) -> None:
-    taught = built(place.root, STUDENT, epochs=3, train="lr = 5e-3")
+    variants = ("student-fp32", "student-int8")
+    taught = built(place.root, STUDENT, variants, epochs=3, train="lr = 5e-3")
     fresh = {name for name, entry in taught.built.steps if not entry.cached}
     assert {"distill/teacher", "train/student", "export/student"} <= fresh
     assert not {"train", "train/member-2", "export"} & fresh
-    assert {"student-fp32", "student-int8"} <= set(taught.rows)
+    assert set(taught.rows) == set(variants)
     steps = dict(taught.built.steps)
     answers = np.load(steps["distill/teacher"].folder / "train.npy")
     assert answers.shape == (72, 2)
@@ -189,8 +235,8 @@ def test_the_bundle_of_another_build_teaches_and_joins(place: Place, tmp_path: P
     bundle = place.root / "dist"
     extra = f'[distill]\nteacher = "{bundle}"\nepochs = 1\n[ensemble]\n[[ensemble.member]]\nbundle = "{bundle}"'
     halves(tmp_path / "data")
-    joined = built(tmp_path, extra, epochs=1, quantize=False)
-    assert set(joined.rows) == {"fp32", "ensemble-fp32", "student-fp32"}
+    joined = built(tmp_path, extra, until="optimize", epochs=1, quantize=False)
+    assert {"distill/teacher", "export/student", "optimize/ensemble-fp32"} <= set(dict(joined.built.steps))
     assert set(joined.choice("ensemble")["each"]) == {"train", "member-2"}
 
 
@@ -222,7 +268,7 @@ def test_unlabelled_pictures_join_the_training_and_those_of_the_test_split_do_no
     for path in sorted((tmp_path / "data" / "dark").glob("*.png")):
         Image.open(path).save(tmp_path / "more" / f"{path.stem}.bmp")
     extra = f'[pseudo_labels]\npath = "more"\nthreshold = 0.5\ntop_k = 5\nlabels = "{labels}"'
-    found = built(tmp_path, extra, epochs=2, quantize=False, train="lr = 5e-3")
+    found = built(tmp_path, extra, until="train", epochs=2, quantize=False, train="lr = 5e-3")
     steps = dict(found.built.steps)
     told = read_json(steps["pseudo/1"].folder / "pseudo.json")
     assert told["left_out"]["in test"] > 0
@@ -238,14 +284,16 @@ def test_unlabelled_pictures_join_the_training_and_those_of_the_test_split_do_no
 
 def test_what_is_trained_on_everything_was_chosen_by_networks_that_were_not(tmp_path: Path) -> None:
     halves(tmp_path / "data", 20)
-    full = built(tmp_path, ALL, epochs=1, quantize=False, train="retrain_full = true")
+    keys: dict[str, Any] = {"epochs": 1, "quantize": False, "train": "retrain_full = true"}
+    full = built(tmp_path, ALL, until="optimize", **keys)
     names = [name for name, _ in full.built.steps]
     assert {"train/before", "train/before-member-2", "export/before"} <= set(names)
-    assert set(full.rows) == {"fp32", "tta-fp32", "ensemble-fp32", "ensemble-tta-fp32"}
+    engines = {"fp32", "tta-fp32", "ensemble-fp32", "ensemble-tta-fp32"}
+    assert planned(load(tmp_path / "recipe.toml"), tmp_path) == engines
     steps = dict(full.built.steps)
     with np.load(steps["train/before"].folder / "reference.npz") as reference:
         assert "val_logits" in reference
     with np.load(steps["train"].folder / "reference.npz") as reference:
         assert "val_logits" not in reference
-    notes = [note for note in full.report["notes"] if "trained without val" in note]
+    notes = [note for note in contenders.told(contenders.choices(steps)) if "trained without val" in note]
     assert len(notes) == 2

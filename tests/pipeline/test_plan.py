@@ -61,6 +61,56 @@ def test_a_variant_that_is_named_and_not_taken_is_an_error_with_the_reason(tmp_p
     assert "no pass of [optimize] makes 'int4'" in second
 
 
+def said(root: Path, *tables: str, smallest: str = SMALLEST) -> list[str]:
+    """What is wrong with the recipe of these tables, before anything runs."""
+    try:
+        plan(parse(smallest + "\n" + "\n".join(tables)), Store(root / "store"))
+    except RecipeError as error:
+        return [str(problem).split("compile ")[-1] for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
+def test_a_range_of_batches_that_is_too_small_to_be_judged_is_told_before_training(
+    tmp_path: Path, backend: str
+) -> None:
+    def target(ranges: str) -> str:
+        return f'[[compile]]\nbackend = "{backend}"\n{ranges}\n'
+
+    [small] = said(tmp_path, target("batch = [1, 1, 4]"))
+    assert small == (
+        f"'{backend}': batch: found [1, 1, 4], which takes no 5; it is judged with 1 to 8 examples of one call"
+    )
+    gap = said(tmp_path, target("batch = [1, 1, 2]\nprofiles = [{ batch = [4, 8, 16] }]"))
+    assert ["[1, 1, 2], [4, 8, 16], which takes no 3" in line for line in gap] == [True]
+    [larger] = said(tmp_path, target("batch = [1, 8, 16]"), "[evaluate]\nbatch_size = 17")
+    assert "takes no 17; it is judged with 1 to 17" in larger
+    assert "takes no 1;" in said(tmp_path, target("batch = [2, 8, 16]"))[0]
+    assert not said(tmp_path, target("batch = [1, 1, 2]\nprofiles = [{ batch = [3, 8, 8] }]"))
+
+
+def test_views_of_an_image_need_no_larger_batch(tmp_path: Path) -> None:
+    views = '[tta]\nviews = ["identity", "hflip", "rotate:5", "crop:top-left"]\n'
+    assert not said(tmp_path, views, '[[compile]]\nbackend = "tensorrt_rtx"\nbatch = [1, 1, 8]\n')
+
+
+@pytest.mark.parametrize(("table", "longest"), [("", "more tokens than the model takes"), ("document_tokens = 512", "512")])
+def test_a_range_of_tokens_that_is_too_small_for_views_of_documents_is_told(
+    tmp_path: Path, table: str, longest: str
+) -> None:
+    (tmp_path / "texts.jsonl").write_text("")
+    texts = SMALLEST.replace("image-classification", "text-classification").replace('"timm"', '"transformers"')
+    texts = texts.replace('source = "sklearn"', f'source = "jsonl"\npath = "{tmp_path / "texts.jsonl"}"')
+    target = '[[compile]]\nbackend = "tensorrt_rtx"\n'
+    small = "tokens = [1, 64, 128]\n"
+    [only] = said(tmp_path, f"[tta]\n{table}", target + small, smallest=texts)
+    assert "tokens: found [1, 64, 128], but views of documents read" in only
+    assert longest in only
+    assert only.endswith("leave it out, then each graph takes what it reads")
+    assert not said(tmp_path, target + small, smallest=texts)
+    assert not said(tmp_path, f"[tta]\n{table}", target, smallest=texts)
+
+
 def test_a_search_is_keyed_by_what_judges_it(tmp_path: Path) -> None:
     def key(margin: str, search: str) -> object:
         tables = f"[optimize.quantize]\n{search}\n[gates]\nmax_accuracy_drop = {margin}\n"

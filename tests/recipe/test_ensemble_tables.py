@@ -84,6 +84,12 @@ def test_a_mistake_is_told_in_a_sentence(lines: tuple[str, ...], says: str) -> N
     assert says in mistake(with_lines(*lines))
 
 
+def test_training_that_does_not_fit_the_task_is_told_at_its_member() -> None:
+    lines = ("[ensemble]", "[[ensemble.member]]", "seed = 3", "[[ensemble.member]]", 'train = { loss = "mse" }')
+    told = mistake(with_lines(*lines))
+    assert "ensemble.member[1].train.loss: 'mse' does not fit image-classification" in told
+
+
 def test_five_members_are_as_many_as_are_asked_for() -> None:
     assert len(ensemble("[ensemble]", "members = 5", "max_members = 5").members) == 4
 
@@ -109,3 +115,17 @@ def test_the_paths_of_all_tables_are_listed() -> None:
     wanted = [("ensemble.member[0].bundle", "/r/b"), ("distill.teacher", "/r/t.onnx"), ("pseudo_labels.path", "/r/u")]
     assert [(key, str(path.absolute)) for key, path in found] == wanted
     assert list(parse(with_lines("[ensemble]", "[distill]")).extras.paths()) == []
+
+
+@pytest.mark.parametrize("table", ["tta", "ensemble"])
+def test_a_number_can_not_leave_early(table: str) -> None:
+    text = with_lines(f"[{table}]", "early_exit = true").replace("image-classification", "image-regression")
+    assert f"{table}.early_exit: a number comes without a confidence" in mistake(text)
+
+
+def test_an_early_exit_is_off_unless_it_is_asked_for() -> None:
+    found = parse(with_lines("[tta]", "[ensemble]")).extras
+    assert found.tta
+    assert found.ensemble
+    assert not found.tta.early_exit
+    assert not found.ensemble.table.early_exit

@@ -40,6 +40,20 @@ def test_without_gates_nothing_is_called_passed(facts: dict[str, Any]) -> None:
     assert "assed" not in page(facts, ALL)
 
 
+def test_what_was_explored_is_one_table_with_a_verdict_for_each(facts: dict[str, Any]) -> None:
+    for row in facts["variants"]:
+        row |= {"threads": 2, "frontier": row["variant"] == "int8"}
+    left_out = [{"line": "pruned-3x", "verdict": "rejected", "why": "the best is 1.70"}]
+    facts["explored"] = {"speedups": [1.5, 3.0], "threads": [1, 0], "budget_minutes": 30.0, "left_out": left_out}
+    lines = page(facts, ALL).splitlines()
+    rows = [line for line in lines if line.startswith(("| **`openvino-int8`", "| `onnxruntime-fp32`", "| `pruned-3x`"))]
+    assert rows[0].endswith("| 3.70 | 2 | yes | The fastest within the gates. |")
+    assert rows[1].endswith("| 3.70 | 2 |  | slower |")
+    assert rows[2].endswith("| rejected: the best is 1.70 |")
+    assert "Why the others were not chosen:" not in lines
+    assert any(line.startswith("Explored: networks pruned to be 1.5, 3 times faster, each") for line in lines)
+
+
 def test_the_sections_stand_in_the_order_of_interest(facts: dict[str, Any]) -> None:
     heads = [line[3:] for line in page(facts, ALL).splitlines() if line.startswith("## ")]
     assert heads == [

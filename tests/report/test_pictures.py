@@ -74,6 +74,18 @@ def test_variants_without_latency_are_left_out(facts: dict[str, Any], tmp_path: 
     assert not (tmp_path / "w.png").exists()
 
 
+def test_of_many_explored_engines_only_the_frontier_is_named(facts: dict[str, Any], tmp_path: Path) -> None:
+    def height(of_frontier: int) -> int:
+        """Rows of pixels that the legend writes on."""
+        one = facts["variants"][1]
+        rows = [{**one, "engine": f"compile/engine-{i}", "frontier": i < of_frontier} for i in range(9)]
+        assert draw_variants({**facts, "variants": rows}, tmp_path / f"{of_frontier}.png")
+        right = drawn(tmp_path / f"{of_frontier}.png")[:, -150:]
+        return int((right < 128).any(axis=1).sum())
+
+    assert 0 < height(2) < height(8) / 2
+
+
 @pytest.mark.parametrize("limit", [0.0, 0.5, 0.92, 1.0])
 def test_a_gate_far_from_the_points_does_not_squash_them(facts: dict[str, Any], tmp_path: Path, limit: float) -> None:
     facts["gates"] = [{"gate": "min_accuracy", "limit": limit}, {"gate": "max_latency_p50_ms", "limit": limit * 1000}]

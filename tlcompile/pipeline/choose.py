@@ -28,7 +28,7 @@ class Candidate:
     """A measured engine. `p50_ms` is None where it can't run here.
 
     `kind` is what it is meant to be better by (`tta`, `ensemble`, …), '' of an ordinary variant. `scores` [n] are those
-    of the test examples, bool or float.
+    of the test examples, bool or float. `fails`: which other gate it fails, where one choice is made by all gates.
     """
 
     variant: str
@@ -37,14 +37,18 @@ class Candidate:
     size_mb: float
     kind: str = ""
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), compare=False, repr=False)
+    fails: str = ""
+    mean_ms: float | None = None  # over test examples, where the time of an engine depends on the example
 
     @property
     def cost(self) -> float:
+        if self.mean_ms is not None:
+            return self.mean_ms
         return self.size_mb if self.p50_ms is None else self.p50_ms
 
     @property
     def shown_cost(self) -> str:
-        return f"{self.size_mb:.3g} MB" if self.p50_ms is None else f"{self.p50_ms:.3g} ms"
+        return f"{self.size_mb:.3g} MB" if self.p50_ms is None else f"{self.cost:.3g} ms"
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def choose(candidates: list[Candidate], margin: float | None, budget: Budget | N
     """(index of the one that ships, a sentence for each). `margin` is the recipe's `max_accuracy_drop`."""
     ordinary = [i for i, c in enumerate(candidates) if not c.kind] or list(range(len(candidates)))
     eligible = [_eligible(c, margin) for c in candidates]
-    pool = [i for i in ordinary if eligible[i]] or [min(ordinary, key=lambda i: candidates[i].drop.drop)]
+    within = [i for i in ordinary if eligible[i]] or [min(ordinary, key=lambda i: candidates[i].drop.drop)]
+    pool = [i for i in within if not candidates[i].fails] or within
     best = min(pool, key=lambda i: candidates[i].cost)
     told = {i: _why(candidates[i], eligible[i], i == best, candidates[best]) for i in ordinary}
     if budget:
@@ -89,7 +94,7 @@ def _contend(
 ) -> int:
     """The one that ships after all contenders; their sentences, and those of what they replace, go into `told`."""
     start = best
-    told |= {i: reason for i in contenders if (reason := _too_dear(candidates[i], candidates[start], budget))}
+    told |= {i: reason for i in contenders if (reason := _refused(candidates[i], candidates[start], budget))}
     contenders = [i for i in contenders if i not in told]
     for i in sorted(contenders, key=lambda i: candidates[i].cost):
         one = candidates[i]
@@ -121,8 +126,10 @@ def _times(one: Candidate, first: Candidate) -> str:
     return f"at {one.cost / first.cost:.2f} times the {what} of {first.variant}"
 
 
-def _too_dear(one: Candidate, first: Candidate, budget: Budget) -> str:
+def _refused(one: Candidate, first: Candidate, budget: Budget) -> str:
     most, limit = budget.slowdown.get(one.kind), budget.max_p50_ms
+    if one.fails:
+        return f"dropped: {one.fails}"
     if limit is not None and one.p50_ms is not None and one.p50_ms > limit:
         return f"dropped: {one.p50_ms:.3g} ms, the gate allows {limit:.3g} ms"
     if most is not None and one.cost > most * first.cost:
@@ -148,4 +155,6 @@ def _why(candidate: Candidate, eligible: bool, chosen: bool, best: Candidate) ->
         return (
             f"dropped: its accuracy drop of {100 * candidate.drop.drop:.2f} points is not shown to be within the margin"
         )
+    if candidate.fails:
+        return f"dropped: {candidate.fails}"
     return f"dropped: does not pay, {candidate.shown_cost} against {best.shown_cost}"

@@ -2,7 +2,8 @@
 
     train/member-K     one more network each; export and passes as of every line
     choose/tta         which views stay, with which weights        choose/ensemble   which members
-    optimize/KIND-…    one graph of them, for each precision and dialect; KIND is tta, ensemble or ensemble-tta
+    optimize/KIND-…    one graph of them, for each precision and dialect; KIND is tta, ensemble or ensemble-tta, and
+                       tta-exit or ensemble-exit where the first voice may answer alone
 
 All choosing is done on validation examples. What is chosen is compiled, measured on the test examples and has to pay
 like every variant, see `choose.py`.
@@ -18,7 +19,7 @@ from typing import Any
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.optimize import _views
 from tlcompile.options import PathText
-from tlcompile.pipeline import ensembles, students
+from tlcompile.pipeline import ensembles, fusing, students
 from tlcompile.pipeline.pseudo_steps import labelled
 from tlcompile.pipeline.step import Step, tools
 from tlcompile.recipe import Plugin, Recipe
@@ -26,6 +27,8 @@ from tlcompile.recipe.ensemble_tables import Member
 from tlcompile.store import Store
 
 TTA, ENSEMBLE, BOTH = "tta", "ensemble", "ensemble-tta"
+EXIT = "-exit"
+NO_BRANCHES = "this backend runs no branches of a graph, which an early exit is; it gets the variants without one"
 CHOOSE = "choose/"
 Training = Callable[[Recipe], dict[str, Any]]
 """The parts of the key of a training."""
@@ -41,25 +44,40 @@ class Fused:
 
     @property
     def kinds(self) -> tuple[str, ...]:
+        """What the recipe asks for; the last one has the most voices."""
         extras = self.recipe.extras
         asked = {TTA: extras.tta, ENSEMBLE: extras.ensemble, BOTH: extras.tta and extras.ensemble}
-        return tuple(kind for kind, table in asked.items() if table)
+        return (*exits(self.recipe), *(kind for kind, table in asked.items() if table))
 
     def parts(self, kind: str) -> tuple[str, ...]:
-        return ("",) if kind == TTA else self.lines
+        return ("",) if kind in (TTA, TTA + EXIT) else self.lines
 
     def step(self, kind: str, precision: str, dialect: str, parts: tuple[str, ...]) -> Step:
         """The graphs of the steps `parts` as one."""
         name = f"optimize/{kind}-{precision}" + (f"-{dialect}" if dialect else "")
-        chosen = tuple(CHOOSE + word for word in kind.split("-"))
+        chosen = tuple(CHOOSE + word for word in kind.removesuffix(EXIT).split("-"))
         used = tools("onnx", "onnxruntime", "onnxruntime-gpu")
         return Step(
             name,
             "optimize",
             ("data", *parts, *chosen),
             lambda: {"kind": kind, "tools": used},
-            partial(ensembles.fuse, self.recipe, name, parts, chosen),
+            partial(fusing.fuse, self.recipe, name, parts, chosen, kind.endswith(EXIT)),
         )
+
+
+def exits(recipe: Recipe) -> tuple[str, ...]:
+    """The kinds whose first voice may answer alone."""
+    extras = recipe.extras
+    asked = {TTA: extras.tta, ENSEMBLE: extras.ensemble.table if extras.ensemble else None}
+    return tuple(kind + EXIT for kind, table in asked.items() if table and table.early_exit)
+
+
+def judged(recipe: Recipe, kind: str) -> dict[str, Any]:
+    """What the threshold of an early exit also depends on; nothing where none is asked for."""
+    if kind + EXIT not in exits(recipe):
+        return {}
+    return {"exit": {"margin": recipe.gates.max_accuracy_drop, "alpha": recipe.evaluate.alpha}}
 
 
 def held_back(recipe: Recipe) -> Recipe:
@@ -70,22 +88,23 @@ def held_back(recipe: Recipe) -> Recipe:
 def views_of(recipe: Recipe, kind: str) -> tuple[str, ...]:
     """The views to try, the first being what the others have to improve. RecipeError where one does not fit `kind`.
 
-    All windows of a text stand for themselves, so they are none of several views.
+    All windows of a text stand for themselves: they are compared with its beginning, and are none of several views.
     """
     assert recipe.extras.tta
     asked, where = recipe.extras.tta.views, f"{recipe.path}: tta.views"
     found = _views.parse(_views.lawful(kind) if asked == "auto" else asked, kind, where)
     if asked == "auto":
-        return tuple(view.name for view in found if view.span != "windows")
-    if any(view.span == "windows" for view in found):
-        raise RecipeError(Problem(where, "windows are not averaged with other views; see [optimize.fuse_tta]"))
+        return tuple(view.name for view in found if not view.all_windows)
+    if any(view.all_windows for view in found) and len(found) > 1:
+        raise RecipeError(Problem(where, "all windows of a text are not averaged with other views: name them alone"))
     return tuple(view.name for view in found)
 
 
 def choose_tta_step(recipe: Recipe, kind: str, graph: str) -> Step:
     views, table = views_of(recipe, kind), recipe.extras.tta
     assert table
-    parts = {"views": views, "table": table.model_dump(mode="json", include={"aggregation", "max_views"})}
+    keys = {"aggregation", "max_views"} | ({"document_tokens"} if kind == "text" else set())
+    parts = {"views": views, "table": table.model_dump(mode="json", include=keys), **judged(recipe, TTA)}
     return Step(
         CHOOSE + TTA,
         "optimize",
@@ -100,6 +119,7 @@ def choose_ensemble_step(recipe: Recipe, sources: Mapping[str, str]) -> Step:
     assert recipe.extras.ensemble
     table = recipe.extras.ensemble.table
     parts = {"members": list(sources), "weights": table.weights, "most": table.max_members}
+    parts |= judged(recipe, ENSEMBLE)
     return Step(
         CHOOSE + ENSEMBLE,
         "optimize",

@@ -1,4 +1,4 @@
-"""What the steps of `ensemble_steps.py` do: choose views and members on validation examples, fuse what was chosen."""
+"""What the steps of `ensemble_steps.py` do before anything is fused: choose views and members on validation data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlcompile import parity, registry
-from tlcompile.artifacts import Checkpoint, Feed, Graph, Signature, Splits, read_json, write_json
-from tlcompile.errors import Problem, RecipeError, TlcompileError, nearest
+from tlcompile import registry
+from tlcompile.artifacts import Checkpoint, Graph, Signature, Splits, TextSpec, read_json, write_json
+from tlcompile.errors import Problem, RecipeError, nearest
 from tlcompile.options import PathText
-from tlcompile.parity import Rung, Tolerance
+from tlcompile.pipeline.choose import DEFAULT_MARGIN
 from tlcompile.pipeline.step import Made
 from tlcompile.recipe import Recipe
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tlcompile.data import Split
+    from tlcompile.optimize._views_mean import Aggregation
+    from tlcompile.pipeline.pays import Held
 
 CHOICE = "choice.json"
 CHUNK = 256
@@ -35,15 +37,44 @@ def train_member(recipe: Recipe, data: str, made: Made, folder: Path, work: Path
     train(recipe, data, {name: entry for name, entry in made.items() if name != "features"}, folder, work)
 
 
+WINDOWS = "windows:"
+DOCUMENT = 16
+"""Texts are read up to this many times what the network takes, where the recipe does not say how far."""
+
+
 def choose_tta(recipe: Recipe, views: tuple[str, ...], graph: str, made: Made, folder: Path, work: Path) -> None:
+    from tlcompile.optimize._views import lawful
     from tlcompile.pipeline import pays
 
     table, source = recipe.extras.tta, graph_of(made, graph)
     assert table
-    split = held_out(made)
-    logits = outputs(source, split, views)
-    held = pays.Held(views, logits, split.labels, source.signature.labels, table.aggregation)
-    write_json(folder / CHOICE, {**pays.select(held, 0, table.max_views), **selected_on(recipe)})
+    split, all_windows = held_out(made), views[0].startswith(WINDOWS)
+    names = (lawful(source.signature.kind)[0], *views) if all_windows else views
+    way = "probabilities" if table.aggregation == "learned" else table.aggregation
+    logits = outputs(source, split, names, document_tokens(recipe, source.signature), way)
+    held = pays.Held(names, logits, split.labels, source.signature.labels, table.aggregation)
+    chosen = pays.instead(held) if all_windows else pays.select(held, 0, table.max_views)
+    if table.early_exit:
+        chosen["exit"] = leaving(recipe, held, chosen["indices"])
+    write_json(folder / CHOICE, {**chosen, **selected_on(recipe)})
+
+
+def leaving(recipe: Recipe, held: Held, kept: Sequence[int]) -> dict[str, Any]:
+    """From which confidence on the first of the voices `kept` may answer alone; nothing where it is the only one."""
+    from tlcompile.pipeline import exits
+
+    if len(kept) < 2:
+        return {}
+    margin = recipe.gates.max_accuracy_drop
+    return exits.choose(held, kept, DEFAULT_MARGIN if margin is None else margin, recipe.evaluate.alpha)
+
+
+def document_tokens(recipe: Recipe, signature: Signature) -> int | None:
+    """How many tokens of a text are read where views of the whole document are taken; None of images."""
+    if not isinstance(signature.spec, TextSpec):
+        return None
+    table = recipe.extras.tta
+    return (table.document_tokens if table else None) or DOCUMENT * signature.spec.max_length
 
 
 def selected_on(recipe: Recipe) -> dict[str, str]:
@@ -57,15 +88,22 @@ def held_out(made: Made) -> Split:
     return Split(made["data"].folder, SELECTED_ON)
 
 
-def outputs(graph: Graph, split: Split, views: Sequence[str]) -> np.ndarray:
-    """Logits float32 [V, N, K] of a split through each view, in the split's order, in ONNX Runtime."""
+def outputs(
+    graph: Graph, split: Split, views: Sequence[str], tokens: int | None = None, way: Aggregation = "probabilities"
+) -> np.ndarray:
+    """Logits float32 [V, N, K] of a split through each view, in the split's order, in ONNX Runtime.
+
+    Texts are read up to `tokens`; `way` is how all windows of one become one answer.
+    """
     import numpy as np
 
     from tlcompile import progress
+    from tlcompile.optimize import fuse_tta
     from tlcompile.optimize._views_outputs import view_outputs
     from tlcompile.runtime.feeds import batches, feeder
 
-    feed = feeder(graph.signature, graph.folder)
+    options = fuse_tta.Options(document_tokens=tokens)
+    feed = feeder(fuse_tta.signature_after(graph.signature, options), graph.folder)
     groups = list(batches(split, 32))
     width = graph.signature.outputs[0].shape[-1]
     found = np.empty((len(views), len(split), int(width)), np.float32)
@@ -74,7 +112,8 @@ def outputs(graph: Graph, split: Split, views: Sequence[str]) -> np.ndarray:
         for start in range(0, len(groups), per_chunk):
             chunk = groups[start : start + per_chunk]
             indices = [i for group in chunk for i in group]
-            found[:, indices] = view_outputs(graph, [feed([split[i] for i in group]) for group in chunk], views)
+            feeds = [feed([split[i] for i in group]) for group in chunk]
+            found[:, indices] = view_outputs(graph, feeds, views, way)
             bar.step(len(indices))
     return found
 
@@ -97,6 +136,8 @@ def choose_members(recipe: Recipe, sources: Mapping[str, str], made: Made, folde
     best = pays.best(held)
     chosen = pays.select(held, best, table.max_members)
     chosen |= {"temperatures": [temperatures[i] for i in chosen["indices"]], "best": best}
+    if table.early_exit:
+        chosen["exit"] = leaving(recipe, held, chosen["indices"])
     write_json(folder / CHOICE, {**chosen, **selected_on(recipe)})
 
 
@@ -148,76 +189,6 @@ def class_problems(where: str, theirs: Sequence[str], ours: Sequence[str]) -> li
     words = [f"it lacks '{n}'" for n in lacks[:5]] + [f"it knows '{n}', which the data does not" for n in more[:5]]
     near = nearest(lacks[0], more) if lacks else ""
     return [Problem(where, f"has other classes than the data: {'; '.join(words)}", near)]
-
-
-def fuse(
-    recipe: Recipe, name: str, parts: tuple[str, ...], chosen: tuple[str, ...], made: Made, folder: Path, work: Path
-) -> None:
-    """One graph of the graphs `parts` as `chosen` says, held against loops over its parts on the golden examples."""
-    from tlcompile.runtime import golden
-
-    choices = {step.rpartition("/")[2]: read_json(made[step].folder / CHOICE) for step in chosen}
-    members = choices.get("ensemble", {"indices": range(len(parts))})
-    graphs = [graph_of(made, parts[i]) for i in members["indices"]]
-    refuse_other_inputs(graphs)
-    feeds, _ = golden.load(graphs[0].folder / "golden.npz")
-    rungs = [read_json(graph.folder / "parity.json") for graph in graphs]
-    before, rung = [r[-1] for r in rungs if r], None
-    if "tta" in choices and (options := options_of(recipe, choices["tta"], graphs[0])):
-        seen = [passed("fuse_tta", options, g, work / f"part-{i}", feeds) for i, g in enumerate(graphs)]
-        graphs, rung = [graph for graph, _ in seen], seen[0][1]
-    if len(graphs) > 1:
-        others = tuple(str(graph.model.absolute()) for graph in graphs[1:])
-        heat = {"weights": _tuples(members["weights"]), "temperatures": tuple(members["temperatures"])}
-        module, names = registry.load("optimize", "fuse_ensemble"), tuple(members["kept"])
-        options = module.Options(members=others, names=names, **heat)
-        graphs[0], rung = passed("fuse_ensemble", options, graphs[0], work / "joined", feeds)
-    for file in ("model.onnx", "signature.json", "tokenizer.json"):
-        if (graphs[0].folder / file).exists():
-            shutil.copyfile(graphs[0].folder / file, folder / file)
-    found = parity.run_graph(folder / "model.onnx", feeds)
-    golden.save(folder / "golden.npz", feeds, found)
-    if rung is None:  # one part is all that was kept
-        rung = parity.compare(name, "its only part", found, found, Tolerance(0.0, 1.0), graphs[0].signature)
-    moved = max(float(row.get("logits") or 0.0) for row in (*before, rung.to_json()))
-    write_json(folder / "parity.json", [{**rung.to_json(), "rung": name, "logits": moved}])  # what engines may be off
-
-
-def passed(name: str, options: Any, graph: Graph, folder: Path, feeds: list[Feed]) -> tuple[Graph, Rung]:
-    """The graph after the pass `name`, held against its loop."""
-    module = registry.load("optimize", name)
-    folder.mkdir(parents=True, exist_ok=True)
-    module.apply(graph.model, options, None, folder / "model.onnx")
-    for file in ("signature.json", "tokenizer.json"):
-        if (graph.folder / file).exists():
-            shutil.copyfile(graph.folder / file, folder / file)
-    found, expected = parity.run_graph(folder / "model.onnx", feeds), module.expected(graph.model, options, feeds)
-    rung = parity.compare(name, "a loop over its parts", found, expected, module.tolerance(options), graph.signature)
-    return Graph(folder, ""), parity.check(rung)
-
-
-def refuse_other_inputs(graphs: Sequence[Graph]) -> None:
-    """TlcompileError where members would need to read their input in different ways."""
-    tokenizers = {(g.folder / "tokenizer.json").read_bytes() for g in graphs if (g.folder / "tokenizer.json").exists()}
-    if len(tokenizers) > 1:
-        what = "members have different tokenizers; one graph takes one kind of token ids"
-        raise TlcompileError(Problem("ensemble", what))
-
-
-def options_of(recipe: Recipe, choice: dict[str, Any], graph: Graph) -> Any:
-    """The options of the pass `fuse_tta` for the views that were kept; None where that is the plain one alone."""
-    from tlcompile.optimize._views import lawful
-
-    assert recipe.extras.tta
-    if choice["kept"] == [lawful(graph.signature.kind)[0]]:
-        return None
-    module, way = registry.load("optimize", "fuse_tta"), recipe.extras.tta.aggregation
-    aggregation = "probabilities" if way == "learned" else way
-    return module.Options(views=tuple(choice["kept"]), aggregation=aggregation, weights=_tuples(choice["weights"]))
-
-
-def _tuples(weights: list[Any]) -> tuple[Any, ...]:
-    return tuple(tuple(row) if isinstance(row, list) else float(row) for row in weights)
 
 
 def soup(recipe: Recipe, sources: Sequence[str], made: Made, folder: Path, work: Path) -> None:

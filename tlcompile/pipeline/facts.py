@@ -12,15 +12,18 @@ import numpy as np
 from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Engine, Evaluation, Graph, Splits, read_json
 from tlcompile.evaluate.figures import scores
-from tlcompile.evaluate.gates import Measured, Verdict, judge
+from tlcompile.evaluate.gates import Verdict, judge
 from tlcompile.evaluate.statistics import Drop, MeanDrop, paired_drop
+from tlcompile.pipeline import explore, explore_choice
 from tlcompile.pipeline.choose import Candidate, choose
-from tlcompile.pipeline.contenders import budget, choices, kind_of, told
-from tlcompile.pipeline.plan import BASE, FP32, named
+from tlcompile.pipeline.contenders import budget, choices, early_exits, kind_of, left_out, mean_of, told
+from tlcompile.pipeline.explore import named
+from tlcompile.pipeline.explore_choice import Measurement
+from tlcompile.pipeline.plan import BASE, FP32
 from tlcompile.pipeline.pseudo_steps import joined
 from tlcompile.pipeline.step import Made, tools
 from tlcompile.pipeline.steps import engine_name
-from tlcompile.recipe import Recipe, Target
+from tlcompile.recipe import Recipe, Target, opset
 
 COMPRESSION = ("prune.json", "sparse.json", "search.json")
 LOCKED: tuple[str, ...] = (
@@ -43,10 +46,10 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
     splits = Splits(made["data"].folder, made["data"].digest)
     rows, verdicts = [], []
     latency = read_json(made["evaluate/latency"].folder / "latency.json").get("engines", {})
-    for target in recipe.targets:
-        measured = variants(recipe, target, made, latency, checkpoint)
+    for group in explore.groups(recipe):
+        measured = variants(recipe, group, made, latency, checkpoint)
         rows += [row for row, _, _ in measured]
-        verdicts += gates(recipe, target, measured)
+        verdicts += gates(recipe, measured)
     first = next(row for row in rows if row["chosen"])
     result = Evaluation(made[first["evaluation"]].folder, "").result
     task = registry.load("tasks", recipe.task)
@@ -61,6 +64,8 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "passed": all(v.passed for v in verdicts),
         "variants": rows,
         "selection": choices(made),
+        "early_exit": early_exits(rows, choices(made)),
+        "explored": explore_choice.facts(recipe, made),
         "compression": compression(made),
         "parity": ladder(made),
         "history": read_json(checkpoint.folder / "history.json"),
@@ -76,8 +81,9 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "notes": [
             *notes(rows),
             *told(choices(made)),
+            *left_out(recipe),
             *joined(made),
-            *exported(made["export"].folder),
+            *exported(recipe, made["export"].folder),
             *checkpoint.applied.get("notes", ()),
         ],
     }
@@ -91,22 +97,20 @@ def predictions(evaluation: Path, shown: int = 2000) -> list[list[float]]:
     return found
 
 
-Measurement = tuple[dict[str, Any], Drop | MeanDrop, Candidate]
-
-
 def variants(
-    recipe: Recipe, target: Target, made: Made, latency: dict[str, Any], checkpoint: Checkpoint
+    recipe: Recipe, targets: tuple[Target, ...], made: Made, latency: dict[str, Any], checkpoint: Checkpoint
 ) -> list[Measurement]:
-    """A row of the variants table for each engine of `target`, and what the choice among them was made of."""
+    """A row of the variants table for each engine of `targets`, and what the choice among them was made of."""
     labels = registry.load("tasks", recipe.task).LABELS
     with np.load(checkpoint.folder / "reference.npz", allow_pickle=False) as reference:
         wanted = scores(reference["test_logits"], reference["test_labels"], labels, threshold=0.0)
     limits = budget(recipe, made, wanted, labels)
     found: list[Measurement] = []
-    prefix = engine_name(target, "")
-    for name in (n for n in made if n.startswith(prefix)):
+    for target, name in ((t, n) for t in targets for n in made if n.startswith(engine_name(t, ""))):
+        if explore.skipped(made[name]):
+            continue
         engine = Engine(made[name].folder, made[name].digest)
-        evaluation = f"evaluate/{target.name}/{name.removeprefix(prefix)}"
+        evaluation = name.replace("compile", "evaluate", 1)
         with np.load(made[evaluation].folder / "outputs.npz", allow_pickle=False) as outputs:
             reached = scores(outputs[engine.signature.answer], outputs["labels"], labels)
         drop = paired_drop(wanted, reached, recipe.evaluate.alpha)
@@ -118,10 +122,12 @@ def variants(
         }
         p50 = row["latency"].get("batch_1", {}).get("p50_ms")
         kind = kind_of(row["variant"])
-        found.append((row, drop, Candidate(row["variant"], drop, p50, row["size_mb"], kind, reached)))
+        candidate = Candidate(row["variant"], drop, p50, row["size_mb"], kind, reached, mean_ms=mean_of(row))
+        found.append((row, drop, candidate))
         if limits:
             gain = paired_drop(limits.single, reached, recipe.evaluate.alpha)
             row |= {"corrected": gain.c, "corrupted": gain.b, "p_single": gain.p_different}
+    found = explore_choice.contest(recipe, found)
     best, why = choose([c for _, _, c in found], recipe.gates.max_accuracy_drop, limits)
     for index, (row, _, _) in enumerate(found):
         row |= {"chosen": index == best, "why": why[index]}
@@ -146,14 +152,10 @@ def row_of(engine: Engine, result: dict[str, Any], drop: Drop | MeanDrop, opened
     }
 
 
-def gates(recipe: Recipe, target: Target, measured: list[Measurement]) -> list[Verdict]:
-    """The recipe's gates on the variant of `target` that ships."""
-    row, drop, candidate = next(m for m in measured if m[0]["chosen"])
-    batch_1 = row["latency"].get("batch_1", {})
-    times = (batch_1.get("p50_ms"), batch_1.get("p99_ms"))
-    metric = registry.load("tasks", recipe.task).METRIC
-    found = Measured(row["accuracy"], drop, *times, candidate.size_mb, metric)
-    return judge(recipe.gates, found, target.name)
+def gates(recipe: Recipe, measured: list[Measurement]) -> list[Verdict]:
+    """The recipe's gates on the one of `measured` that ships."""
+    chosen = next(m for m in measured if m[0]["chosen"])
+    return judge(recipe.gates, explore_choice.found(recipe, chosen), chosen[0]["target"])
 
 
 def ladder(made: Made) -> list[dict[str, Any]]:
@@ -200,10 +202,11 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     return [*stand_ins, *noisy]
 
 
-def exported(folder: Path) -> list[str]:
-    """Which exporter made the graph, where it was not the one that the recipe names."""
+def exported(recipe: Recipe, folder: Path) -> list[str]:
+    """Which exporter made the graph, where it was not the one that the recipe names; its opset, where not the default."""
     info = read_json(folder / "exporter.json")
-    return [f"exported by {info['exporter']}: {'; '.join(info['refused'])}"] if info["refused"] else []
+    other = f"exported by {info['exporter']}: {'; '.join(info['refused'])}" if info["refused"] else ""
+    return [note for note in (other, opset.told(recipe.export, recipe.targets)) if note]
 
 
 def views(path: Path) -> list[str]:
@@ -238,7 +241,20 @@ def shipped(facts: dict[str, Any], made: Made) -> list[Shipped]:
         measured = {
             k: row[k] for k in ("accuracy", "accuracy_interval", "n", "drop", "measured_in", "latency", "size_mb")
         }
-        golden = read_json(made[row["evaluation"]].folder / "evaluation.json")["golden"]
-        tolerance = {"max_abs": min(1.0, 2 * golden["max_abs"] + 0.01), "agreement": golden["agreement"] - 0.1}
+        golden = golden_of(row, made)
+        most = 2 * golden["max_abs"] + golden["sway"] + 0.01
+        tolerance = {"max_abs": min(1.0, most), "agreement": golden["agreement"] - 0.1}
         found.append((row["target"], engine, measured, tolerance))
     return found
+
+
+def golden_of(row: dict[str, Any], made: Made) -> dict[str, Any]:
+    """How far the engine of a row is from the golden answers of the fp32 graph of its line, the step `of`."""
+    found: dict[str, Any] = read_json(made[row["evaluation"]].folder / "evaluation.json")["golden"]
+    return found
+
+
+def other_golden(facts: dict[str, Any], made: Made, base: Graph) -> dict[str, Path]:
+    """Target -> golden file of what ships there, where it was not made of `base`."""
+    chosen = {row["target"]: made[golden_of(row, made)["of"]] for row in facts["variants"] if row["chosen"]}
+    return {target: entry.folder / "golden.npz" for target, entry in chosen.items() if entry.folder != base.folder}

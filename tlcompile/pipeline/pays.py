@@ -96,6 +96,15 @@ def select(held: Held, first: int, most: int) -> dict[str, Any]:
     }
 
 
+def instead(held: Held) -> dict[str, Any]:
+    """As `select`, of two voices of which one stays: the second where it is shown to be better than the first."""
+    before, after = held.answers([0]), held.answers([1])
+    row = _row(held, 0, 1, before, after)
+    kept, answers = ([1], after) if row["kept"] else ([0], before)
+    told = {"kept": [held.names[i] for i in kept], "indices": kept, "weights": [], "tried": [row]}
+    return {**told, **_together(held, 0, kept, answers)}
+
+
 def _row(held: Held, first: int, voice: int, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     """What the voice does to the answers `before`, and `alone`: what it would do in the place of `first`."""
     account = combine.account(held.scores(before), held.scores(after))

@@ -8,9 +8,11 @@ from functools import partial
 
 from tlcompile import compile as backends
 from tlcompile import registry
+from tlcompile.artifacts import GOLDEN_BATCH
 from tlcompile.errors import Problem, RecipeError, nearest, one_of
-from tlcompile.pipeline import ensemble_steps, pseudo_steps
+from tlcompile.pipeline import ensemble_steps, explore, pseudo_steps
 from tlcompile.pipeline.ensemble_steps import Fused
+from tlcompile.pipeline.explore import named
 from tlcompile.pipeline.step import Step
 from tlcompile.pipeline.steps import (
     Engine,
@@ -37,7 +39,9 @@ FP32 = "fp32"
 
 
 def plan(recipe: Recipe, store: Store) -> list[Step]:
-    """Every step of building `recipe`. RecipeError where targets ask for variants that no pass makes."""
+    """Every step of building `recipe`. RecipeError where targets ask for what can't be had."""
+    if problems := unfit(recipe):
+        raise RecipeError(*problems)
     steps = first_steps(recipe, store)
     lines = line_steps(recipe, steps, store)
     members = ensemble_steps.member_steps(recipe, lambda r: training_parts(r, store), store)
@@ -56,7 +60,8 @@ def plan(recipe: Recipe, store: Store) -> list[Step]:
         steps += student_steps(recipe, graphs, store)
     engines = fork_steps(graphs)
     steps += [compile_step(*engine, store) for engine in engines]
-    steps += [evaluate_step(*engine) for engine in engines]
+    steps += [evaluate_step(*engine, graphs.references[engine[1]]) for engine in engines]
+    steps = explore.within_budget(recipe, steps)
     names = tuple(engine_name(target, variant) for target, variant, _ in engines)
     steps.append(latency_step(recipe, names))
     steps.append(report_step(recipe, steps))
@@ -67,26 +72,16 @@ def plan(recipe: Recipe, store: Store) -> list[Step]:
 def line_steps(recipe: Recipe, steps: list[Step], store: Store) -> dict[str, str]:
     """Append the passes over networks to `steps`; line -> the step of its Checkpoint."""
     lines = {"": "train"}
-    for step in recipe.compress:
-        line, before = list(lines.items())[-1]
-        steps.append(compress_step(recipe, step, before, store))
-        lines[named(line, step.module.LINE)] = steps[-1].name
+    for line, link in explore.links(recipe).items():
+        steps.append(compress_step(recipe, link.step, link.name, lines[link.before], store))
+        lines[line] = link.name
     return lines
 
 
 def precisions_of(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """Line -> the only precisions that it is meant for; lines that are for all of them are left out."""
-    line, found = "", {}
-    for step in recipe.compress:
-        line = named(line, step.module.LINE)
-        if only := getattr(step.module, "PRECISIONS", ()):
-            found[line] = tuple(only)
-    return found
-
-
-def named(line: str, word: str) -> str:
-    """`pruned` and `int8` -> `pruned-int8`; the line of the network as trained has no word of its own."""
-    return f"{line}-{word}" if line else word
+    found = {line: getattr(link.step.module, "PRECISIONS", ()) for line, link in explore.links(recipe).items()}
+    return {line: tuple(only) for line, only in found.items() if only}
 
 
 def member_graphs(recipe: Recipe, members: Mapping[str, Step], bases: dict[str, str], store: Store) -> list[Step]:
@@ -143,6 +138,7 @@ class Graphs:
     bases: dict[str, str]  # line -> the step of its fp32 graph
     fused: Fused
     made: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)  # variant -> the step of its line's fp32 graph
 
     @property
     def forks(self) -> dict[str, Plugin]:
@@ -174,6 +170,7 @@ def fork_steps(graphs: Graphs) -> list[Engine]:
         line, precision = made[variant]
         dialect = backends.dialect(target.backend.name, target.backend.options) if precision != FP32 else ""
         engines.append((target, variant, graphs(line, precision, dialect)))
+        graphs.references[variant] = graphs(line, FP32, "")
     return engines
 
 
@@ -183,13 +180,13 @@ def wanted(graphs: Graphs, made: Mapping[str, tuple[str, str]]) -> list[tuple[Ta
     `made`: variant -> its line and precision. RecipeError for every variant that is named and can't be had.
     """
     recipe, found, problems = graphs.recipe, [], []
-    for target in recipe.targets:
-        where = f"{recipe.path}: compile '{target.name}': variants"
-        for variant in target.variants or made:
+    for target in explore.targets(recipe):
+        where = f"{recipe.path}: compile '{explore.family(target.name)}': variants"
+        for variant in explore.every_line(recipe, target.variants, made) or made:
             if variant not in made:
                 what = f"no pass of [optimize] makes '{variant}'; known here: {one_of(tuple(made))}"
                 problems.append(Problem(where, what, nearest(variant, made)))
-            elif reason := refused(graphs, target, made[variant][1]):
+            elif reason := refused(graphs, target, *made[variant]):
                 if target.variants:
                     problems.append(Problem(where, f"'{variant}': {reason}"))
             else:
@@ -197,12 +194,25 @@ def wanted(graphs: Graphs, made: Mapping[str, tuple[str, str]]) -> list[tuple[Ta
         if not any(target is t for t, _ in found) and not problems:
             problems.append(Problem(where, "its backend takes none of the variants that this recipe makes"))
     if problems:
-        raise RecipeError(*problems)
+        raise RecipeError(*dict.fromkeys(problems))
     return found
 
 
-def refused(graphs: Graphs, target: Target, precision: str) -> str:
-    """Why the backend of `target` makes no engine of this precision; ''."""
+def unfit(recipe: Recipe) -> list[Problem]:
+    """Ranges of targets that don't take the feeds they are judged with, on whatever machine that is."""
+    views = recipe.extras.tta if registry.load("tasks", recipe.task).KIND == "text" else None
+    tokens, batch = (views.document_tokens or 0) if views else None, max(GOLDEN_BATCH, recipe.evaluate.batch_size)
+    return [
+        Problem(f"{recipe.path}: compile '{target.name}': {found.where}", found.what)
+        for target in recipe.targets
+        for found in backends.unfit(target.backend.options, batch, tokens)
+    ]
+
+
+def refused(graphs: Graphs, target: Target, line: str, precision: str) -> str:
+    """Why the backend of `target` makes no engine of this line and precision; ''."""
+    if line in ensemble_steps.exits(graphs.recipe) and not backends.branches(target.backend.name):
+        return ensemble_steps.NO_BRANCHES
     backend, kind = target.backend.name, registry.load("tasks", graphs.recipe.task).KIND
     step = graphs.forks.get(precision)
     judge = getattr(step.module, "refused", None) if step else None

@@ -138,7 +138,7 @@ def compile(target: Target, variant: str, graph: str, made: Made, folder: Path, 
     build(target.backend.name, target.backend.options, Graph(made[graph].folder, made[graph].digest), variant, folder)
 
 
-def evaluate(graph: str, engine: str, batch_size: int, made: Made, folder: Path, work: Path) -> None:
+def evaluate(graph: str, engine: str, reference: str, batch_size: int, made: Made, folder: Path, work: Path) -> None:
     """Accuracy in the runtime that ships. Where it can't run here, that of the same graph in ONNX Runtime, marked so.
 
     The golden feeds are run first: an engine that answers unlike the graph it was built of stops the build.
@@ -152,7 +152,7 @@ def evaluate(graph: str, engine: str, batch_size: int, made: Made, folder: Path,
     runs_here, variant = compiled.info["runs_here"], compiled.info["variant"]
     place = compiled.folder if runs_here else _stand_in(source, variant, work / "stand-in")
     feeds, _ = golden.load(source.folder / "golden.npz")
-    _, torch_answers = golden.load(made["export"].folder / "golden.npz")  # of the network as trained
+    _, wanted = golden.load(made[reference].folder / "golden.npz")
     signature, precision = source.signature, variant.rpartition("-")[2]
     asked = parity.probes(feeds, signature)
     result, answers = measure(place, splits_of(made), "test", batch_size, asked, folder)
@@ -160,9 +160,10 @@ def evaluate(graph: str, engine: str, batch_size: int, made: Made, folder: Path,
     options = compiled.info["options"]
     rungs = parity.compare_engine(engine, before, answers, source.model, feeds, precision, signature, options)
     write_json(folder / "parity.json", [parity.check(rung).to_json() for rung in rungs])
-    from_torch = parity.compare(engine, "torch", answers[: len(feeds)], torch_answers, rungs[0].tolerance, signature)
+    off = parity.compare(engine, reference, answers[: len(feeds)], wanted, rungs[0].tolerance, signature)
     result["measured_in"] = compiled.info["backend"] if runs_here else f"onnxruntime: {compiled.info['why_not']}"
-    result["golden"] = {"max_abs": from_torch.max_abs, "agreement": from_torch.agreement}
+    sway = before.get("sway", {}).get("max_abs", 0.0)
+    result["golden"] = {"of": reference, "max_abs": off.max_abs, "agreement": off.agreement, "sway": sway}
     write_json(folder / "evaluation.json", result)
 
 
@@ -177,32 +178,6 @@ def _stand_in(graph: Graph, variant: str, folder: Path) -> Path:
     return folder
 
 
-def latency(recipe: Recipe, engines: tuple[str, ...], made: Made, folder: Path, work: Path) -> None:
-    """All engines that run here, in one interleaved run."""
-    from tlcompile.data import Split
-    from tlcompile.evaluate.latency import measure
-    from tlcompile.runtime.feeds import feeder
-
-    opened = {name: Engine(made[name].folder, made[name].digest) for name in engines}
-    running = {name: engine.folder for name, engine in opened.items() if engine.info["runs_here"]}
-    result: dict[str, Any] = {}
-    if running:
-        first = next(iter(opened.values()))
-        feed = feeder(first.signature, first.folder)
-        example = typical(Split(splits_of(made).folder, "test"))
-        feeds = {size: feed([example] * size) for size in (1, recipe.evaluate.batch_size)}
-        result = measure(running, feeds, recipe.evaluate.latency_runs)
-    write_json(folder / "latency.json", {"engines": result})
-
-
-def typical(split: Any) -> Any:
-    """The example of median size (pixels, or bytes of text)."""
-    import numpy as np
-
-    sizes = split.shapes.astype(np.int64).prod(-1)
-    return split[int(np.argsort(sizes, kind="stable")[len(sizes) // 2])]
-
-
 def report(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
     from tlcompile.pipeline.facts import gather
     from tlcompile.report.write import write
@@ -212,9 +187,10 @@ def report(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
 
 def package(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
     from tlcompile.package.bundle import write
-    from tlcompile.pipeline.facts import portable_graph, shipped
+    from tlcompile.pipeline.explore_choice import bundled
+    from tlcompile.pipeline.facts import other_golden, portable_graph, shipped
 
-    facts = read_json(made["report"].folder / "report.json")
+    facts = bundled(read_json(made["report"].folder / "report.json"))
     base = portable_graph(recipe, facts, made)
     write(
         folder,
@@ -223,7 +199,8 @@ def package(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
         resolved=recipe.resolved(),
         graph=base,
         engines=shipped(facts, made),
-        golden=made["export"].folder / "golden.npz",  # what engines were held against
+        golden=base.folder / "golden.npz",
+        other_golden=other_golden(facts, made, base),
         report=made["report"].folder,
         facts=facts,
     )

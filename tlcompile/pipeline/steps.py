@@ -9,10 +9,9 @@ from typing import Any
 from tlcompile import compile as backends
 from tlcompile import registry
 from tlcompile.options import PathText
-from tlcompile.pipeline import search, stages
+from tlcompile.pipeline import search, stages, timing
 from tlcompile.pipeline.step import Step, plugin_parts, tools
 from tlcompile.recipe import Plugin, Recipe, Target
-from tlcompile.recipe.train_table import NOT_IN_KEY
 from tlcompile.store import Store
 
 Engine = tuple[Target, str, str]  # target, variant, the step of its graph
@@ -54,7 +53,7 @@ def train_step(recipe: Recipe, store: Store, name: str = "train", data: str = "d
 def training_parts(recipe: Recipe, store: Store) -> dict[str, Any]:
     return {
         "model": plugin_parts(recipe.model, store),
-        "table": recipe.train.model_dump(mode="json", exclude=set(NOT_IN_KEY)),
+        "table": recipe.train.key(),
         "paths": {k: store.stats.digest(v.absolute) for k, v in recipe.train.augment if isinstance(v, PathText)},
         "seed": recipe.seed,
         "tools": tools("torch", "torchvision", "accelerate", "peft", "tokenizers", "pillow"),
@@ -62,7 +61,7 @@ def training_parts(recipe: Recipe, store: Store) -> dict[str, Any]:
     }
 
 
-def compress_step(recipe: Recipe, step: Plugin, before: str, store: Store) -> Step:
+def compress_step(recipe: Recipe, step: Plugin, name: str, before: str, store: Store) -> Step:
     """A pass over the trained network. What it measures is part of its key by the devices of the targets."""
 
     def parts() -> dict[str, Any]:
@@ -75,7 +74,6 @@ def compress_step(recipe: Recipe, step: Plugin, before: str, store: Store) -> St
         }
         return {"pass": plugin_parts(step, store), "training": training_parts(recipe, store), "engines": engines}
 
-    name = f"compress/{step.name}"
     return Step(name, "compress", ("data", before), parts, partial(stages.compress, recipe, step, before))
 
 
@@ -135,14 +133,15 @@ def compile_step(target: Target, variant: str, graph: str, store: Store) -> Step
     )
 
 
-def evaluate_step(target: Target, variant: str, graph: str) -> Step:
+def evaluate_step(target: Target, variant: str, graph: str, reference: str) -> Step:
+    """`reference` is the step of the fp32 graph whose golden answers the engine's self-test is held against."""
     engine = engine_name(target, variant)
     return Step(
         f"evaluate/{target.name}/{variant}",
         "evaluate",
-        ("data", "export", graph, engine),
+        tuple(dict.fromkeys(("data", graph, reference, engine))),
         lambda: {"device": backends.device(target.backend.name, target.backend.options)},
-        partial(stages.evaluate, graph, engine, 32),
+        partial(stages.evaluate, graph, engine, reference, 32),
     )
 
 
@@ -152,7 +151,7 @@ def latency_step(recipe: Recipe, engines: tuple[str, ...]) -> Step:
         table = recipe.evaluate.model_dump(mode="json", include={"batch_size", "latency_runs"})
         return {"table": table, "devices": devices}
 
-    return Step("evaluate/latency", "evaluate", ("data", *engines), parts, partial(stages.latency, recipe, engines))
+    return Step("evaluate/latency", "evaluate", ("data", *engines), parts, partial(timing.latency, recipe, engines))
 
 
 def report_step(recipe: Recipe, before: list[Step]) -> Step:
@@ -161,7 +160,9 @@ def report_step(recipe: Recipe, before: list[Step]) -> Step:
 
     def parts() -> dict[str, Any]:
         judged = {"gates": recipe.gates.model_dump(mode="json"), "alpha": recipe.evaluate.alpha}
-        return {"name": recipe.name, **judged, "slowdown": [table.max_slowdown if table else None for table in asked]}
+        judged["slowdown"] = [table.max_slowdown if table else None for table in asked]
+        explored = {"explore": recipe.explore.model_dump(mode="json")} if recipe.explore else {}
+        return {"name": recipe.name, **judged, **explored}
 
     return Step("report", "report", names, parts, partial(stages.report, recipe))
 

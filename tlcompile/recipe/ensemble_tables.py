@@ -44,6 +44,7 @@ class EnsembleTable(Options):
     max_members: int = Field(3, ge=2, description="more than this is refused: each costs its time in every answer")
     weights: Literal["fitted", "equal"] = Field("fitted", description="on validation examples, judged out of fold")
     soup: bool = Field(True, description="also the mean of the weights of members with one architecture")
+    early_exit: bool = Field(False, description="also an engine that asks the best member alone where that is sure")
     max_slowdown: float = Field(
         4.0, gt=1, description="may take this many times the time of what ships without the ensemble"
     )
@@ -59,6 +60,10 @@ class TtaTable(Options):
         "probabilities", description="mean of probabilities or logits, the largest, or weights fitted for each class"
     )
     max_views: int = Field(4, ge=2, description="views that are kept at most, the first one counted")
+    early_exit: bool = Field(False, description="also an engine that takes the first view alone where that is sure")
+    document_tokens: int | None = Field(
+        None, ge=16, description="tokens that are read of a text; not given: 16 times what the network takes"
+    )
     max_slowdown: float = Field(4.0, gt=1, description="may take this many times the time of what ships without views")
 
     @field_validator("views")
@@ -172,6 +177,9 @@ def check(extras: Extras, labels: Labels, train: TrainTable) -> list[Problem]:
         problems.append(Problem("distill.teacher", "'ensemble' needs a table [ensemble]; or name an ONNX file"))
     if extras.pseudo_labels and labels != "class":
         problems.append(Problem("pseudo_labels", "needs a task of one class an example"))
+    exits = {"tta": extras.tta, "ensemble": ensemble.table if ensemble else None}
+    for key in (name for name, one in exits.items() if one and one.early_exit and labels == "number"):
+        problems.append(Problem(f"{key}.early_exit", "a number comes without a confidence to leave early by"))
     if extras.tta and extras.tta.aggregation == "max" and labels == "number":
         problems.append(Problem("tta.aggregation", "the largest of several numbers is no better founded; use a mean"))
     if extras.tta and extras.tta.aggregation == "learned" and labels == "number":

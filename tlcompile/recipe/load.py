@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tlcompile import registry
 from tlcompile.errors import Problem, RecipeError, nearest, one_of
 from tlcompile.options import Options
-from tlcompile.recipe import ensemble_tables, fits, locate, members
+from tlcompile.recipe import ensemble_tables, explore_table, fits, locate, members, opset
 from tlcompile.recipe.alternatives import merged
 from tlcompile.recipe.tables import (
     DataTable,
@@ -115,8 +115,14 @@ class _Reader:
                 self.say(tuple(problem.where.split(".")), problem.what, problem.nearest)
         export = self.table(ExportTable, raw.get("export", {}), ("export",))
         compress = self.passes("compress", raw.get("compress", {}))
-        passes = self.passes("optimize", raw.get("optimize", {}))
+        optimize = raw.get("optimize", {})
+        explore = explore_table.read(self, optimize, train)
+        passes = self.passes("optimize", {k: v for k, v in optimize.items() if k != explore_table.EXPLORE})
         targets = self.targets(raw.get("compile", [{"backend": "onnxruntime"}]))
+        if export:
+            export = opset.settled(export, targets)
+            if wrong := opset.problem(export, targets):
+                self.say(("export", opset.KEY), wrong)
         evaluate = self.table(EvaluateTable, raw.get("evaluate", {}), ("evaluate",))
         gates = self.table(GatesTable, raw.get("gates", {}), ("gates",))
         if self.problems or not (head and data and source and model and train and export and evaluate and gates):
@@ -138,6 +144,7 @@ class _Reader:
             evaluate,
             gates,
             extras,
+            explore,
         )
 
     def is_table(self, name: str, value: Any) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tlcompile import registry
 from tlcompile.options import Options, PathText
 from tlcompile.recipe import ensemble_tables as tables
+from tlcompile.recipe import fits
 from tlcompile.recipe.tables import Plugin
 from tlcompile.recipe.train_table import TrainTable
 
@@ -64,6 +66,8 @@ def _listed(
         trained = reader.table(TrainTable, {**raw.get("train", {}), **table.train}, (*where, "train"))
         if network is None or trained is None:
             continue
+        for problem in fits.check(trained, registry.load("tasks", raw["data"]["task"])):
+            reader.say((*where, *problem.where.split(".")), problem.what, problem.nearest)
         written.append(table)
         own_seed = seed + index + 1 if table.seed is None else table.seed
         bundle = table.bundle if isinstance(table.bundle, PathText) and table.bundle else None

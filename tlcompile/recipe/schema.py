@@ -6,7 +6,7 @@ from typing import Any
 
 from tlcompile import registry
 from tlcompile.options import Options
-from tlcompile.recipe import ensemble_tables, tables
+from tlcompile.recipe import ensemble_tables, explore_table, tables
 from tlcompile.recipe.train_table import TrainTable
 
 
@@ -28,7 +28,7 @@ def schema() -> dict[str, Any]:
         "pseudo_labels": _of(ensemble_tables.PseudoLabelsTable),
         "compress": _passes("compress"),
         "export": _of(tables.ExportTable),
-        "optimize": _passes("optimize"),
+        "optimize": _optimize(),
         "compile": {"type": "array", "items": _choice("compile", "backend", tables.TargetTable)},
         "evaluate": _of(tables.EvaluateTable),
         "gates": _of(tables.GatesTable),
@@ -46,6 +46,12 @@ def _ensemble() -> dict[str, Any]:
     member["properties"]["model"] = {"type": "object", "properties": keys, "additionalProperties": False}
     member["properties"]["train"] = {**_of(TrainTable), "required": []}
     found["properties"]["member"] = {"type": "array", "items": member}
+    return found
+
+
+def _optimize() -> dict[str, Any]:
+    found = _passes("optimize")
+    found["properties"]["explore"] = {"oneOf": [{"type": "boolean"}, _of(explore_table.ExploreTable)]}
     return found
 
 

@@ -16,6 +16,7 @@ from tlcompile.recipe.train_table import TrainTable
 
 if TYPE_CHECKING:
     from tlcompile.recipe.ensemble_tables import Extras
+    from tlcompile.recipe.explore_table import ExploreTable
 
 
 class SplitTable(Options):
@@ -48,7 +49,7 @@ class DataTable(Options):
 class ExportTable(Options):
     """`[export]`"""
 
-    opset: int = Field(18, ge=17, le=21)
+    opset: int = Field(18, ge=17, le=21, description="not given: 18, or the nearest that all targets take")
     exporter: Literal["torchscript", "dynamo"] = "torchscript"
 
 
@@ -149,6 +150,7 @@ class Recipe:
     evaluate: EvaluateTable
     gates: GatesTable
     extras: Extras
+    explore: ExploreTable | None = None
 
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, as plain JSON values in the recipe's own structure."""
@@ -161,7 +163,10 @@ class Recipe:
             **self.extras.to_json(),
             "compress": {p.name: p.to_json() for p in self.compress},
             "export": self.export.model_dump(mode="json"),
-            "optimize": {p.name: p.to_json() for p in self.passes},
+            "optimize": {
+                **({"explore": self.explore.model_dump(mode="json")} if self.explore else {}),
+                **{p.name: p.to_json() for p in self.passes},
+            },
             "compile": [
                 {"backend": t.backend.name, "name": t.name, "variants": list(t.variants), **t.backend.to_json()}
                 for t in self.targets

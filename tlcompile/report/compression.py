@@ -19,6 +19,17 @@ def compression(found: dict[str, dict[str, Any]]) -> Iterator[str]:
                 yield from ("", f"{code(step)}:", "", *writer(facts))
 
 
+def explored(found: dict[str, Any]) -> str:
+    """What `[optimize] explore` tried, and how one of it was chosen."""
+    asked = [f"{speedup:g}" for speedup in found.get("speedups", ())]
+    tried = f"networks pruned to be {', '.join(asked)} times faster, " if asked else ""
+    return (
+        f"Explored: {tried}each precision, backend and number of threads, within {found.get('budget_minutes', 0):g} "
+        "minutes. On the frontier is what no other engine is both faster and at least as accurate than. Of all that "
+        "run here the fastest that passes every gate ships; several claims share the risk of a false pass (Holm)."
+    )
+
+
 def _pruned(facts: dict[str, Any]) -> Iterator[str]:
     first, last = facts["steps"][0]["products"][0], facts["steps"][-1]["products"][-1]
     before, after = facts["parameters"]

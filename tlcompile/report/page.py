@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from tlcompile.report.compression import compression
+from tlcompile.report.compression import compression, explored
+from tlcompile.report.early_exit import early_exit
 from tlcompile.report.markdown import code, flat, number, table, words
 from tlcompile.report.tables import gates, history, metric, parity, per_class, stages, variants, worst_pairs
 
@@ -20,6 +21,7 @@ def page(facts: Facts, pictures: set[str]) -> str:
         _verdict,
         _gates,
         _variants,
+        early_exit,
         _compression,
         _parity,
         _training,
@@ -82,15 +84,19 @@ def _variants(facts: Facts, pictures: set[str]) -> Iterator[str]:
     measured = facts.get("variants") or []
     if not measured:
         return
-    name = metric(facts)
-    yield from ("## Variants", "", *variants(measured, name))
+    name, tried = metric(facts), facts.get("explored") or {}
+    left_out = [{"engine": o["line"], "why": f"{o['verdict']}: {o['why']}"} for o in tried.get("left_out", ())]
+    yield from ("## Variants", "", *variants([*measured, *left_out], name, judged=bool(tried)))
     title = name[0].upper() + name[1:]
     yield from ("", f"{title} with its interval; latency in milliseconds a call at the batch size named.")
     if more := {k: v for k, v in (facts.get("metrics") or {}).items() if isinstance(v, float)}:
         said = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in more.items())
         yield from ("", f"The engine that ships, on the same examples: {said}.")
     yield from _conditions(measured)
-    reasons = [f"- {code(v.get('engine'))}: {v['why']}" for v in measured if v.get("why") and not v.get("chosen")]
+    if tried:
+        yield from ("", explored(tried))
+    others = [] if tried else [v for v in measured if v.get("why") and not v.get("chosen")]  # else in the table
+    reasons = [f"- {code(v.get('engine'))}: {v['why']}" for v in others]
     stand_ins = [
         f"- {code(v.get('engine'))}: in {words(v['measured_in'])}"
         for v in measured

@@ -7,6 +7,7 @@ from typing import Any
 
 from tlcompile.report.confusion import draw_confusion
 from tlcompile.report.curves import draw_curves
+from tlcompile.report.early_exit import draw_early_exit
 from tlcompile.report.predictions import draw_predictions
 from tlcompile.report.scatter import draw_variants
 
@@ -15,6 +16,7 @@ _ALL = {
     "curves": draw_curves,
     "confusion": draw_confusion,
     "predictions": draw_predictions,
+    "early_exit": draw_early_exit,
 }
 
 

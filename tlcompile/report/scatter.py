@@ -17,14 +17,21 @@ def draw_variants(facts: dict[str, Any], path: Path) -> bool:
     shown = [v for v in facts.get("variants") or [] if v.get("accuracy") is not None and _p50(v) is not None]
     if not shown:
         return False
-    backends = list(dict.fromkeys(v.get("backend", "") for v in shown))
-    precisions = list(dict.fromkeys(v.get("variant", "") for v in shown))
+    explored = any("frontier" in v for v in shown)
+    if explored:
+        shown.sort(key=lambda v: _p50(v) or 0.0)  # so that the legend is in the order of the points
+    backends = list(dict.fromkeys(_colour(v, explored) for v in shown))
+    precisions = list(dict.fromkeys(_mark(v, explored) for v in shown))
     with figure(path, 7.6, 4.0) as drawn:
         axes = drawn.subplots()
         for variant in shown:
-            colour = COLOURS[backends.index(variant.get("backend", "")) % len(COLOURS)]
-            mark = _MARKS[precisions.index(variant.get("variant", "")) % len(_MARKS)]
-            _point(axes, variant, colour, mark)
+            colour = COLOURS[backends.index(_colour(variant, explored)) % len(COLOURS)]
+            mark = _MARKS[precisions.index(_mark(variant, explored)) % len(_MARKS)]
+            if explored and not (variant["frontier"] or variant.get("chosen")):
+                x, y = _p50(variant) or 0.0, variant["accuracy"]
+                axes.plot(x, y, marker=mark, ms=6, color=colour, ls="", alpha=0.4)
+            else:
+                _point(axes, variant, colour, mark, f"{_p50(variant):.3g} ms: " if explored else "")
         _frontier(axes, shown)
         _frame(axes, shown)
         _limits(axes, facts.get("gates") or [])
@@ -45,13 +52,24 @@ def _span(variant: dict[str, Any]) -> tuple[float, float]:
     return (accuracy if low is None else low), (accuracy if high is None else high)
 
 
-def _point(axes: Any, variant: dict[str, Any], colour: str, mark: str) -> None:
-    """Colour says the backend, the mark says the precision, a ring the engine that ships."""
+def _mark(variant: dict[str, Any], explored: bool) -> str:
+    """What has a mark of its own: a variant; of many, each precision."""
+    found = str(variant.get("variant", ""))
+    return found.rpartition("-")[2] if explored else found
+
+
+def _colour(variant: dict[str, Any], explored: bool) -> str:
+    """What has a colour of its own: a backend; exploring, a backend with so many threads."""
+    return str(variant.get("target" if explored else "backend", ""))
+
+
+def _point(axes: Any, variant: dict[str, Any], colour: str, mark: str, before: str = "") -> None:
+    """Colour says the backend, the mark says the precision, a ring the engine that ships. `before` its name."""
     x, y, (low, high) = _p50(variant), variant["accuracy"], _span(variant)
     axes.vlines(x, low, high, color=colour, lw=1.4, alpha=0.6)
     if variant.get("chosen"):
         axes.plot(x, y, marker="o", ms=17, mfc="none", mec=INK, mew=1.3)
-    label = f"{variant.get('engine', '')}{' (ships)' if variant.get('chosen') else ''}"
+    label = f"{before}{variant.get('engine', '')}{' (ships)' if variant.get('chosen') else ''}"
     axes.plot(x, y, marker=mark, ms=8, mec="white", mew=0.6, color=colour, ls="", label=label)
 
 

@@ -27,8 +27,8 @@ def metric(facts: dict[str, Any]) -> str:
     return str(facts.get("metric") or "accuracy")
 
 
-def variants(rows: Rows, metric: str = "accuracy") -> list[str]:
-    """One row an engine; one group of columns for each batch size that was measured."""
+def variants(rows: Rows, metric: str = "accuracy", judged: bool = False) -> list[str]:
+    """One row an engine; one group of columns for each batch size that was measured. `judged`: with its verdict."""
     batches = list(dict.fromkeys(b for row in rows for b in row.get("latency") or {} if b.startswith("batch_")))
     heads = ["engine", "backend", "precision", metric, "drop (upper bound)"]
     against = any("corrected" in row for row in rows)
@@ -44,8 +44,11 @@ def variants(rows: Rows, metric: str = "accuracy") -> list[str]:
             found = (row.get("latency") or {}).get(batch) or {}
             line += [number(found.get(f"{p}_ms"), ".2f") for p in ("p50", "p90", "p99")]
             line.append(number(found.get("throughput_per_s"), ",.0f"))
-        made.append([*line, number(row.get("size_mb"), ".2f")])
-    return table([*heads, "MB"], made)
+        line.append(number(row.get("size_mb"), ".2f"))
+        if judged:
+            line += [str(row.get("threads") or ""), "yes" if row.get("frontier") else "", row.get("why", "")]
+        made.append(line)
+    return table([*heads, "MB", *(("threads", "on the frontier", "verdict") if judged else ())], made)
 
 
 def _accuracy(row: dict[str, Any]) -> str:

@@ -12,6 +12,10 @@ The facts are plain JSON values; every key may be absent, and what is absent is 
                                {p50_ms, p90_ms, p99_ms, n}, batch_N: {…, throughput_per_s}}, size_mb, chosen, why,
                                corrected, corrupted, p_single: against the best single network, where it was asked for}]
     selection                  what was kept of views (`tta`) and members (`ensemble`) on validation examples, and why
+    explored                   {speedups, threads, budget_minutes, left_out: [{line, verdict, why}]}; each of `variants`
+                               then also has threads and frontier: no other is both faster and at least as accurate
+    early_exit                 [{engine, accuracy, mean_ms, p99_ms, examples, threshold, left, first_ms, all_ms, curve:
+                               [{threshold, left, score, mean_ms}]}]: engines that may take the first voice alone
     compression                step -> content of its prune.json, sparse.json or search.json
     parity                     [{rung, against, max_abs, agreement, tolerance, ok}]
     history                    [{epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds}]
