@@ -87,6 +87,29 @@ def test_too_few_runs_are_refused() -> None:
         latency.measure({}, {}, 19)
 
 
+def test_an_engine_is_timed_on_many_examples_each_in_its_turn(tmp_path: Path) -> None:
+    graph, engine = toy_graphs.image_graph(tmp_path / "graph"), tmp_path / "engine"
+    engine.mkdir()
+    backends.build("onnxruntime", toy_graphs.options_of("onnxruntime"), graph, "fp32", engine)
+    small, large = toy_graphs.images(1, 8, 8), toy_graphs.images(1, 900, 900)
+    found = []
+    for feeds in ([small] * 9 + [large], [large] * 9 + [small]):
+        own = latency.Own({"one": feeds})
+        [times] = latency.measure({"one": engine}, {1: own}, runs=40)["one"]["batches"].values()
+        assert times["examples"] == 10
+        assert times["n"] == 40
+        assert times["mean_interval_ms"][0] <= times["mean_ms"] <= times["mean_interval_ms"][1]
+        found.append(times)
+    mostly_small, mostly_large = found
+    assert mostly_large["p50_ms"] > 2 * mostly_small["p50_ms"]
+    assert mostly_small["examples_mean_ms"] > mostly_small["p50_ms"]
+
+
+def test_of_an_example_the_median_of_its_calls_counts() -> None:
+    seconds = np.array([[0.001, 0.005], [0.001, 0.005], [0.9, 0.005]])  # one call was interrupted
+    assert latency.by_example(seconds, 2) == {"examples": 2, "examples_mean_ms": 3.0}
+
+
 def test_engines_are_measured_side_by_side_at_every_batch(tmp_path: Path) -> None:
     graph = toy_graphs.image_graph(tmp_path / "graph")
     engines = {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import onnx
 import openvino
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnxruntime import InferenceSession
 from PIL import Image
@@ -22,13 +23,13 @@ from tests.tiny import MODEL
 from tlcompile import compile as backends
 from tlcompile import parity, registry
 from tlcompile.artifacts import Feed, Graph, Signature, Target, TextSpec
+from tlcompile.compile import _nvidia
 from tlcompile.errors import RecipeError, TlcompileError
 from tlcompile.export.preprocess import graph as preprocessing
 from tlcompile.models import timm, transformers
 from tlcompile.models._inputs import evaluation_view
 from tlcompile.optimize import Context, fuse_tta
 from tlcompile.optimize import _views as grammar
-from tlcompile.optimize._early_exit import curve
 from tlcompile.optimize._views_cut import cut
 from tlcompile.optimize._views_mean import aggregate
 from tlcompile.optimize._views_outputs import view_outputs
@@ -226,6 +227,25 @@ def test_the_fused_graph_builds_ahead_of_time_for_rtx(graphs: dict[str, Graph], 
     assert list((tmp_path / "engine").glob("*.trt"))
 
 
+def test_an_engine_for_one_image_holds_all_of_its_views(
+    graphs: dict[str, Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    made = fused(graphs["fp32"], tmp_path / "f", views=("identity", "hflip", "rotate:5", "crop:top-left"))
+    said: list[str] = []
+    told = _nvidia.layers_of_log
+    monkeypatch.setattr(_nvidia, "layers_of_log", lambda log: (said.append(log.layers), told(log))[1])
+    (tmp_path / "engine").mkdir()
+    options = {"compute_capability": ["sm86"], "image_px": [32, 64, 96], "batch": [1, 1, 1]}
+    module = registry.load("compile", "tensorrt_rtx")
+    backends.build("tensorrt_rtx", module.Options(**options), made, "fp32", tmp_path / "engine")
+    asked = re.findall(r"Inputs: \[ { Name: image, Dimensions: \[(-?\d+),", said[0])
+    convolved = re.findall(r"LayerType: correlation, Inputs: \[ { Name: \S+, Dimensions: \[(-?\d+),", said[0])
+    assert set(asked) == {"1"}
+    assert len(convolved) > 5
+    assert set(convolved) == {"4"}
+
+
 def test_what_verify_each_expects_is_the_loop(graphs: dict[str, Graph]) -> None:
     feeds = [images(2), images(3, 33, 61)]
     options = fuse_tta.Options(views=("identity", "vflip"))
@@ -279,17 +299,6 @@ def test_a_sure_first_view_is_the_answer_and_an_unsure_one_is_not(
     assert np.abs(found - np.where(sure[:, None], first, every)).max() < (1e-4 if runtime == "onnxruntime" else 1e-2)
 
 
-def test_the_curve_goes_from_one_view_to_all() -> None:
-    rng = np.random.default_rng(0)
-    logits, truth = rng.normal(size=(2, 200, 3)), rng.integers(0, 3, 200)
-    points = curve(logits, truth, fuse_tta.Options(), (0.0, 0.6, 1.01), first_ms=1.0, all_ms=3.0)
-    assert [p.exited for p in points][::2] == [1.0, 0.0]
-    assert [p.mean_ms for p in points][::2] == [1.0, 3.0]
-    assert points[0].score == (logits[0].argmax(-1) == truth).mean()
-    assert points[2].score == (softmax(logits).mean(0).argmax(-1) == truth).mean()
-    assert 1 < points[1].mean_ms < 3
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     folder = tmp_path_factory.mktemp("text")
@@ -299,7 +308,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     return exported(network, [{"input_ids": ids, "attention_mask": np.ones_like(ids)}], folder / "graph")
 
 
-def documents(lengths: tuple[int, ...]) -> Feed:
+def documents(lengths: Sequence[int]) -> Feed:
     ids = np.ones((len(lengths), max(lengths)), np.int64)
     mask = np.zeros_like(ids)
     for row, length in enumerate(lengths):
@@ -316,15 +325,28 @@ def windows_of(tokens: list[int], view: str, limit: int = 16) -> list[list[int]]
         stride = int(view.split(":")[1])
         starts = [0] + [s for s in range(stride, len(body), stride) if s - stride + room < len(body)]
     else:
-        starts = [{"head": 0, "tail": last, "middle": last // 2}[view]]
+        number = int(view.partition(":")[2] or 0)
+        starts = [
+            {"head": 0, "tail": last, "middle": last // 2, f"span:{number}": last * (633 * number % 1024) // 1024}[view]
+        ]
     return [[tokens[0], *body[s : s + room], tokens[-1]] for s in starts]
 
 
-@pytest.mark.parametrize("views", [("head",), ("head", "middle", "tail"), ("windows:14",), ("windows:5",)])
-@pytest.mark.parametrize("lengths", [(7,), (16, 5), (40, 9, 17, 64)])
-def test_windows_over_documents_answer_as_the_loop(
-    text: Graph, views: tuple[str, ...], lengths: tuple[int, ...]
-) -> None:
+WINDOWS = [
+    ("head",),
+    ("head", "middle", "tail"),
+    ("windows:14",),
+    ("windows:5",),
+    ("span:3",),
+    ("head", "span:1", "span:64"),
+]
+
+
+@settings(max_examples=40, deadline=None)
+@given(views=st.sampled_from(WINDOWS), lengths=st.lists(st.integers(3, 70), min_size=1, max_size=4))
+@example(views=("span:3",), lengths=[40, 9, 17, 64])
+@example(views=("windows:5",), lengths=[16, 5])
+def test_windows_over_documents_answer_as_the_loop(text: Graph, views: tuple[str, ...], lengths: list[int]) -> None:
     assert isinstance(text.signature.spec, TextSpec)
     assert text.signature.spec.max_length == 16
     feed = documents(lengths)
@@ -369,6 +391,35 @@ def test_all_wrong_views_are_told_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
         grammar.parse(["hfilp", "head", "zoom:1", "identity"], "image")
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["span:0"], "a number from 1 to 64"),
+        (["spans:65"], "a number from 1 to 64"),
+        (["span:-1"], "no such view"),
+        (["span:²"], "no such view"),
+        (["span"], "did you mean 'span:1'"),
+        (["spans:2", "span:2"], "'span:2' is there twice"),
+        (["five-crop"], "is a view of images"),
+    ],
+)
+def test_wrong_spans_are_told(names: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        grammar.parse(names, "text")
+    with pytest.raises(RecipeError, match="is a view of texts"):
+        grammar.parse(["spans:3"], "image")
+
+
+def test_spans_stand_for_single_ones_that_lie_apart() -> None:
+    names = [view.name for view in grammar.parse(["head", "spans:3"], "text")]
+    assert names == ["head", "span:1", "span:2", "span:3"]
+    for most in (3, 8, 64):
+        places = sorted(view.share / grammar.SHARES for view in grammar.parse([f"spans:{most}"], "text"))
+        gaps = np.diff([0, *places, 1])
+        assert gaps.min() > 0.25 / most
+        assert gaps.max() < 2 / most
 
 
 def test_a_number_has_no_largest_probability(graphs: dict[str, Graph]) -> None:

@@ -208,3 +208,24 @@ def test_an_unknown_node_to_exclude_is_told_with_the_nearest(encoder: Graph, tmp
 def test_a_key_that_would_not_be_read_is_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="is read with"):
         quantize.Options(**options)
+
+
+def test_tensorrt_builds_int8_of_a_network_that_adds_a_constant(mobile: Graph, tmp_path: Path) -> None:
+    """As GoogLeNet does before its first layer: there the constant stays in fp32, elsewhere it may be quantized."""
+    pytest.importorskip("tensorrt_rtx")
+    from tlcompile import compile as backends
+    from tlcompile.compile import tensorrt_rtx
+
+    model = onnx.load(mobile.model)
+    at, first = next((i, n) for i, n in enumerate(model.graph.node) if n.op_type == "Conv")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1).reshape(()), "shift"))
+    model.graph.node.insert(at, onnx.helper.make_node("Add", [first.input[0], "shift"], ["shifted"], name="shifted"))
+    first.input[0] = "shifted"
+    onnx.save(model, mobile.model)
+    for dialect, stays in (("tensorrt", True), ("x86", False)):
+        made = passed("quantize", mobile, tmp_path / dialect, dialect, min_agreement=0.0)
+        node = next(n for n in onnx.load(made.model).graph.node if n.name == "shifted")
+        assert ("shift" in node.input) == stays
+    (tmp_path / "engine").mkdir()
+    options = tensorrt_rtx.Options(compute_capability=("sm86",))
+    backends.build("tensorrt_rtx", options, Graph(tmp_path / "tensorrt", ""), "int8", tmp_path / "engine")

@@ -25,6 +25,7 @@ __all__ = [
     "FP32",
     "GRAPH",
     "Backend",
+    "branches",
     "build",
     "carried",
     "describe",
@@ -35,6 +36,7 @@ __all__ = [
     "open_engine",
     "refuses",
     "runs_here",
+    "unfit",
     "versions",
 ]
 
@@ -71,6 +73,8 @@ class Backend(Protocol):
     # make a build or a start quicker and the engine no other. KEEP_GRAPH = True: engines fit one kind of device, so the
     # graph goes along. CARRIED, option -> name in the engine folder of a file that goes along to be built with.
     # CONVERTERS, those of PACKAGES that build an engine and that its device does without.
+    # OPSETS = (9, 20): the lowest and highest ONNX opset that its library reads, where not all of `[export] opset`.
+    # BRANCHES = True: it runs ONNX `If`, and of its two branches only the one that is taken.
     # refuses(variant, kind) -> str: why no engine of this precision (`int8`) can be made for `image` or `text`.
 
 
@@ -93,6 +97,17 @@ def refuses(backend_name: str, variant: str, kind: str) -> str:
     """Why the backend makes no engine of `variant` (its last part is the precision) for `image` or `text`; ''."""
     judge = getattr(_backend(backend_name), "refuses", None)
     return str(judge(variant.rpartition("-")[2], kind)) if judge else ""
+
+
+def unfit(options: Options, batch: int, tokens: int | None) -> list[Problem]:
+    """Why an engine with these options can't be judged as the recipe says: see `ProfileOptions.unfit`."""
+    judge = getattr(options, "unfit", None)
+    return list(judge(batch, tokens)) if judge else []
+
+
+def branches(backend_name: str) -> bool:
+    """Whether the backend runs ONNX `If`, one branch of it."""
+    return bool(getattr(_backend(backend_name), "BRANCHES", False))
 
 
 def runs_here(backend_name: str, options: Options) -> str:

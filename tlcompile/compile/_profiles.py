@@ -67,6 +67,28 @@ class ProfileOptions(EngineOptions):
 
     _order = field_validator("batch", "image_px", "tokens")(_ordered)
 
+    def unfit(self, batch: int, tokens: int | None) -> list[Problem]:
+        """Feeds that no range takes: of 1 to `batch` examples, and of documents of `tokens` tokens (0: as many as the
+        recipe's defaults make of the model's limit, None: no text is longer than that limit). Views that a graph makes
+        of its input are not fed, so they need no larger batch.
+        """
+        profiles: tuple[ProfileOptions | Profile, ...] = (self, *self.profiles)
+        batches = [profile.batch or self.batch for profile in profiles]
+        texts = [profile.tokens for profile in profiles if profile.tokens]
+        found = []
+        if gap := next((n for n in range(1, batch + 1) if not any(low <= n <= high for low, _, high in batches)), 0):
+            what = f"found {_shown(batches)}, which takes no {gap}; it is judged with 1 to {batch} examples of one call"
+            found.append(Problem("batch", what))
+        if texts and tokens is not None and (not tokens or max(high for *_, high in texts) < tokens):
+            longest = f"up to {tokens} tokens" if tokens else "more tokens than the model takes"
+            what = f"found {_shown(texts)}, but views of documents read {longest}"
+            found.append(Problem("tokens", f"{what}; leave it out, then each graph takes what it reads"))
+        return found
+
+
+def _shown(ranges: Sequence[Range]) -> str:
+    return ", ".join(str(list(found)) for found in ranges)
+
 
 def shapes(options: ProfileOptions, signature: Signature) -> list[Shapes]:
     """The smallest, best and largest shape of every input of the graph, for each profile."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tlcompile.artifacts import Feed
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
+BRANCHES = True
 _CPU = _providers.CPU
 _OPTIMIZED, _MADE_BY = "optimized.onnx", "optimized.json"
 

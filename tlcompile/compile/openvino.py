@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tlcompile.artifacts import Feed
 
 PACKAGES = ("openvino",)
+BRANCHES = True
 
 
 _DEVICES = ("CPU", "GPU", "NPU", "AUTO")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 KEEP_GRAPH = True
+OPSETS = (9, 20)  # of TensorRT 10.0, which Jetsons have; 11 reads up to 25
 CARRIED = {"timing_cache": "timing.cache"}
 _BACKEND, _PLAN, _TIMES = "tensorrt", "engine.trt", CARRIED["timing_cache"]
 _COMPATIBILITY = Literal["none", "ampere_plus", "same_compute_capability"]

@@ -79,6 +79,11 @@ class EngineProcess:
         seconds: list[float] = self.command("time", feed=str(path), warmup=warmup, runs=runs)["seconds"]
         return seconds
 
+    def time_each(self, feeds: list[Path], warmup: int) -> list[float]:
+        """Seconds of one call on each of `feeds`, which `keep` wrote, after `warmup` calls on the first."""
+        seconds: list[float] = self.command("time_each", feeds=[str(f) for f in feeds], warmup=warmup)["seconds"]
+        return seconds
+
     def info(self) -> dict[str, Any]:
         """`backend`, `threads`, `device`, `load_s` and `rss_mib`, resident memory now."""
         return self.command("info")

@@ -93,6 +93,19 @@ def measure(session: Session, feed: str, warmup: int, runs: int) -> dict[str, An
     return {"seconds": seconds}
 
 
+def measure_each(session: Session, feeds: list[str], warmup: int) -> dict[str, Any]:
+    """Seconds of one call on each of `feeds`, after `warmup` calls on the first; none is kept in memory."""
+    seconds = []
+    for index, path in enumerate(feeds):
+        arrays = read_arrays(Path(path))
+        for _ in range(warmup if index == 0 else 0):
+            session.runner.run(arrays)
+        start = time.perf_counter()
+        session.runner.run(arrays)
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds}
+
+
 def predict(session: Session, splits: str, split: str, batch_size: int, outputs: str) -> dict[str, Any]:
     """Scores of every example of a split into file `outputs`, see `accuracy.predict_split`."""
     from tlcompile.artifacts import Signature, read_json
@@ -106,7 +119,13 @@ def predict(session: Session, splits: str, split: str, batch_size: int, outputs:
 
 
 # A new command is a function (session, **arguments) -> JSON, and its name here.
-COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {"info": info, "predict": predict, "run": run, "time": measure}
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "info": info,
+    "predict": predict,
+    "run": run,
+    "time": measure,
+    "time_each": measure_each,
+}
 
 
 def _commands() -> SimpleQueue[str]:

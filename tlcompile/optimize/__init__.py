@@ -12,6 +12,7 @@ and, where it is not for everybody,
     refused(options, backend)   why that backend can't run the variant; ''
     held(options)        whether each node of the variant is held by itself; it is where this is not defined
     expected(model, options, feeds)   what a pass that is meant to change the answers shall answer: the same in Python
+    signature_after(before, options)  what the graph takes and gives after a pass that changes it
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Context:
 
 def run(step: Plugin, graph: Graph, context: Context, folder: Path) -> None:
     """Fill `folder` with the graph after `step`. ParityError names the pass if it moved the outputs too far."""
-    from tlcompile import parity
+    from tlcompile import parity, probes
     from tlcompile.optimize import _held
     from tlcompile.runtime import golden
 
@@ -63,6 +64,8 @@ def run(step: Plugin, graph: Graph, context: Context, folder: Path) -> None:
     for name in ("signature.json", "golden.npz", "tokenizer.json"):
         if (graph.folder / name).exists():
             shutil.copyfile(graph.folder / name, folder / name)
+    if changed := getattr(module, "signature_after", None):
+        write_json(folder / "signature.json", changed(graph.signature, step.options).to_json())
     feeds, _ = golden.load(graph.folder / "golden.npz")
     loop, after = getattr(module, "expected", None), parity.run_graph(folder / "model.onnx", feeds)
     before = loop(graph.model, step.options, feeds) if loop else parity.run_graph(graph.model, feeds)
@@ -79,3 +82,9 @@ def run(step: Plugin, graph: Graph, context: Context, folder: Path) -> None:
         _held.check(name, rounded_from, folder / "model.onnx", feeds, biases=not corrected)
         reference.unlink(missing_ok=True)
     write_json(folder / "parity.json", [*rungs, parity.check(rung).to_json()])
+    if not module.variant(step.options) and not loop and (exact := probes.cut(feeds, graph.signature)):
+        found, expected = (parity.run_graph(model, exact) for model in (folder / "model.onnx", graph.model))
+        limit = parity.Tolerance(1.0, 0.0, rung.tolerance.logits)
+        parity.check(
+            parity.compare(f"{name} (exact pixels)", rungs[-1]["rung"], found, expected, limit, graph.signature)
+        )

@@ -9,7 +9,8 @@ A view is written as parts joined by `+`: "identity", "hflip", "hflip+zoom:1.15"
 "five-crop" and "ten-crop" stand for the centre and the four corners, and for these with their mirror images
 (A. Krizhevsky et al., "ImageNet Classification with Deep CNNs", NIPS 2012, section 4.1).
 Of texts, where a document has more tokens than the network takes: "head", "middle", "tail" are one window each,
-"windows:STRIDE" is every window of a document, one each STRIDE tokens.
+"span:N" is one at a place as good as random, the same share of each document for the same N (see `share_of_span`),
+"windows:STRIDE" is every window of a document, one each STRIDE tokens. "spans:K" stands for "span:1" to "span:K".
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ TURNS = ("hflip", "vflip", "rot90", "rot180", "rot270")
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 FIVE = ("identity", *(f"crop:{corner}" for corner in CORNERS))
 GROUPS = {"five-crop": FIVE, "ten-crop": (*FIVE, "hflip", *(f"hflip+crop:{corner}" for corner in CORNERS))}
-SPANS = ("head", "middle", "tail")
+SHARES = 1024
+PLACES = {"head": 0, "middle": SHARES // 2, "tail": SHARES}
+MOST_SPANS = 64
 _LAWFUL = {
     "image": (
         "identity",
@@ -39,7 +42,7 @@ _LAWFUL = {
         "rot180",
         "rot270",
     ),
-    "text": (*SPANS, "windows:128"),
+    "text": (*PLACES, "span:1", "span:2", "windows:128"),
 }
 
 
@@ -59,17 +62,21 @@ _ROTATE = _Numbers(1, lambda v: 0 < abs(v[0]) < 180, "degrees, not 0")
 
 @dataclass(frozen=True)
 class View:
-    """`moves` work on the network's input, in their order: ("shift", (4, 0)). Of a text `span` says which tokens.
+    """`moves` work on the network's input, in their order: ("shift", (4, 0)); `zoom` and `corner` on the raw image.
 
-    `zoom` and `corner` work on the raw image, before; `stride` is that of "windows".
+    A window of a text starts where `share` / SHARES of what does not fit is left out; all of them have a `stride`.
     """
 
     name: str
     zoom: float = 1.0
     corner: str = ""
     moves: tuple[tuple[str, tuple[float, ...]], ...] = ()
-    span: str = ""
+    share: int = 0
     stride: int = 0
+
+    @property
+    def all_windows(self) -> bool:
+        return self.stride > 0
 
 
 def lawful(kind: str) -> tuple[str, ...]:
@@ -79,19 +86,17 @@ def lawful(kind: str) -> tuple[str, ...]:
 
 def parse(names: Sequence[str], kind: str, where: str = "tta.views") -> tuple[View, ...]:
     """The views, groups in full. RecipeError tells every name that is unknown, forbidden for `kind` or there twice."""
-    read = _image if kind == "image" else _text
+    read = _images if kind == "image" else _texts
     problems: list[Problem] = [] if names else [Problem(where, "expected at least one view")]
     found: dict[str, View] = {}
-    groups = GROUPS if kind == "image" else {}
-    for name in (single for given in names for single in groups.get(given, (given,))):
+    for name in names:
         try:
-            view = read(name)
+            views = read(name)
         except ValueError as error:
             problems.append(_told(name, kind, where, str(error)))
             continue
-        if view.name in found:
-            problems.append(Problem(where, f"'{view.name}' is there twice"))
-        found[view.name] = view
+        problems += [Problem(where, f"'{view.name}' is there twice") for view in views if view.name in found]
+        found |= {view.name: view for view in views}
     if problems:
         raise RecipeError(*problems)
     return tuple(found.values())
@@ -100,21 +105,40 @@ def parse(names: Sequence[str], kind: str, where: str = "tta.views") -> tuple[Vi
 def _told(name: str, kind: str, where: str, why: str) -> Problem:
     other = "text" if kind == "image" else "image"
     try:
-        (_text if kind == "image" else _image)(name)
+        (_texts if kind == "image" else _images)(name)
     except ValueError:
         known = (*_LAWFUL[kind], *GROUPS, *(f"crop:{c}" for c in CORNERS)) if kind == "image" else _LAWFUL[kind]
         return Problem(where, f"'{name}': {why}", nearest(name, known))
     return Problem(where, f"'{name}' is a view of {other}s; a task on {kind}s takes {one_of(_LAWFUL[kind])}")
 
 
-def _text(name: str) -> View:
-    if name in SPANS:
-        return View(name, span=name)
-    if match := re.fullmatch(r"windows:(\d+)", name):
-        if not (stride := int(match[1])):
+def share_of_span(number: int) -> int:
+    """The golden ratio's multiples without their whole part, in SHARES: each falls into one of the largest gaps left.
+
+    D. E. Knuth, "The Art of Computer Programming" 3, section 6.4, theorem S. No two of 1 to MOST_SPANS are the same.
+    """
+    return number * 633 % SHARES
+
+
+def _texts(name: str) -> tuple[View, ...]:
+    if name in PLACES:
+        return (View(name, share=PLACES[name]),)
+    match = re.fullmatch(r"(windows|spans?):(\d{1,9})", name, re.ASCII)
+    if match is None:
+        raise ValueError(f"no such view; expected {one_of((*PLACES, 'span:N', 'spans:K', 'windows:STRIDE'))}")
+    word, number = match[1], int(match[2])
+    if word == "windows":
+        if not number:
             raise ValueError("expected a stride of at least one token")
-        return View(name, span="windows", stride=stride)
-    raise ValueError(f"no such view; expected {one_of((*SPANS, 'windows:STRIDE'))}")
+        return (View(f"windows:{number}", stride=number),)
+    if not 1 <= number <= MOST_SPANS:
+        raise ValueError(f"expected a number from 1 to {MOST_SPANS}")
+    numbers = (number,) if word == "span" else range(1, number + 1)
+    return tuple(View(f"span:{n}", share=share_of_span(n)) for n in numbers)
+
+
+def _images(name: str) -> tuple[View, ...]:
+    return tuple(_image(single) for single in GROUPS.get(name, (name,)))
 
 
 def _image(name: str) -> View:

@@ -59,22 +59,28 @@ def cut(model: onnx.ModelProto, where: str) -> Parts:
     graph = model.graph
     before = [node for node in graph.node if node.name.startswith(PREPROCESS)]
     rest = [node for node in graph.node if not node.name.startswith(PREPROCESS)]
-    maker = {name: node for node in rest for name in node.output}
-    needed, ahead = {"logits"}, ["logits"]
-    reached: set[int] = set()
-    while ahead:
-        node = maker.get(ahead.pop())
-        if node is not None and id(node) not in reached:
-            reached.add(id(node))
-            ahead += reads(node)
-            needed |= reads(node)
-    network = [node for node in rest if id(node) in reached]
+    network = _needed(rest, ["logits"])
+    of_network = {id(node) for node in network}
+    answer = [n for n in _needed(rest, [value.name for value in graph.output]) if id(n) not in of_network]
+    needed = {"logits"}.union(*(reads(node) for node in network))
     made = {name for node in before for name in node.output}
     fed = [value.name for value in graph.input]
     seam = tuple(name for name in (*fed, *sorted(made)) if name in needed)
     if not network or not seam:
         raise TlcompileError(Problem(where, "this graph can't be cut: no nodes of a network make its `logits`"))
-    return Parts(model, before, network, [node for node in rest if id(node) not in reached], seam)
+    return Parts(model, before, network, answer, seam)
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], names: Iterable[str]) -> list[onnx.NodeProto]:
+    """Those of `nodes`, in their order, that the tensors `names` are made with."""
+    maker = {name: node for node in nodes for name in node.output}
+    ahead, reached = list(names), set[int]()
+    while ahead:
+        node = maker.get(ahead.pop())
+        if node is not None and id(node) not in reached:
+            reached.add(id(node))
+            ahead += reads(node)
+    return [node for node in nodes if id(node) in reached]
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
@@ -97,7 +103,7 @@ def copied(nodes: Iterable[onnx.NodeProto], prefix: str, given: Mapping[str, str
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         renamed(copy, names)
-        copy.name = prefix + node.name
+        copy.name = prefix + node.name if node.name else ""  # two nodes of one name are refused
         copies.append(copy)
     return copies
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tlcompile.optimize._views import SHARES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -78,20 +80,19 @@ def windows(inputs: Sequence[str], views: Sequence[View], spec: TextSpec, specia
 
 def _starts(views: Sequence[View], total: str, length: str, body: str, content: str, write: Writer) -> tuple[str, str]:
     """int64 [W, N, 1] where each window starts, float32 [W, N, 1] whether it has tokens that no other has."""
-    zero = write("Sub", content, content)  # [N, 1]
-    if views[0].span == "windows":
+    if views[0].all_windows:
         stride = write.whole(views[0].stride)
         beyond = write("Max", write("Sub", total, length), write.whole(0))
         steps = write("Div", write("Add", beyond, write.whole(views[0].stride - 1)), stride)
         index = _range(write("Add", steps, write.whole(1)), write)
+        zero = write("Sub", content, content)  # [N, 1]
         starts = write("Add", write("Reshape", write("Mul", index, stride), write.whole(-1, 1, 1)), zero)
         covered = write("Add", write("Sub", starts, stride), body)  # by the window before
         used = write("Or", write("Less", covered, content), write("Equal", starts, write.whole(0)))
         return starts, write("Cast", used, to=1)
     last = write("Max", write("Sub", content, body), write.whole(0))
-    spans = {"head": zero, "tail": last, "middle": write("Div", last, write.whole(2))}
-    rows = [write("Unsqueeze", spans[view.span], write.whole(0)) for view in views]
-    starts = write("Concat", *rows, axis=0) if len(rows) > 1 else rows[0]
+    shares = write.constant(np.array([view.share for view in views], np.int64).reshape(-1, 1, 1))
+    starts = write("Div", write("Mul", last, shares), write.whole(SHARES))
     return starts, write("Cast", write("Equal", starts, starts), to=1)
 
 

@@ -1,28 +1,32 @@
 """Several networks in one graph: raw input -> each member -> one answer.
 
 Preprocessing that two members share, node by node and constant by constant, is computed once; members may take other
-sizes and be in other precisions. Nodes and weights of member i are named `member<i>/…`. Views belong to members: fuse
-them first (`fuse_tta`), the weighted mean of the members' answers comes after.
+sizes and be in other precisions. Texts are cut as late as the member that reads most of them asks for; the others cut
+them again. Nodes and weights of member i are named `member<i>/…`. Views belong to members: fuse them first
+(`fuse_tta`), the weighted mean of the members' answers comes after.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Strict
 
-from tlcompile.artifacts import Feed, Signature, read_json
+from tlcompile.artifacts import Feed, Signature, TextSpec, read_json
 from tlcompile.errors import Problem, RecipeError, nearest
-from tlcompile.optimize import Context
+from tlcompile.optimize import Context, fuse_tta
+from tlcompile.optimize.fuse_tta import special
 from tlcompile.options import Field, NameList, RecipePath
 from tlcompile.options import Options as Base
 from tlcompile.parity import Tolerance
 
 if TYPE_CHECKING:
     import onnx
+
+    from tlcompile.optimize._views_tokens import Special
 
 PACKAGES = ("onnx", "onnxruntime")
 ON_BY_DEFAULT = False
@@ -43,15 +47,19 @@ class Options(Base):
     )
     temperatures: _Numbers = Field((), description="the logits of each member are divided by its own; 1 if not given")
     temperature: float = Field(1.0, gt=0, description="of all members, after their own")
+    exit_at: float | None = Field(
+        None, gt=0, le=1, description="the first member alone where its answer is at least so sure"
+    )
 
 
 @dataclass(frozen=True)
 class Member:
-    """A graph in memory, what it takes and gives, and what it is called in messages."""
+    """A graph in memory, what it takes and gives, what it is called in messages, and how its texts are framed."""
 
     name: str
     model: onnx.ModelProto
     signature: Signature
+    framing: Special | None = None
 
 
 def variant(options: Options) -> str:
@@ -75,19 +83,46 @@ def expected(model: Path, options: Options, feeds: Sequence[Feed]) -> list[Feed]
     """What the graph after this pass must answer: one member after the other is run."""
     import numpy as np
 
-    from tlcompile import parity
-    from tlcompile.optimize._views_mean import activation_of, aggregate, in_unit
+    from tlcompile.optimize._early_exit import aggregate
+    from tlcompile.optimize._views_mean import activation_of, in_unit
 
-    files = _files(model, options)
-    signature = Signature.from_json(read_json(model.with_name("signature.json")))
+    files, signature = _files(model, options), _signature(model)
     heat = options.temperatures or (1.0,) * len(files)
-    answers = [parity.run_graph(file, list(feeds)) for file in files]
+    answers = [_alone(file, feeds) for file in files]
     found = []
     for outputs in zip(*answers, strict=True):
         logits = np.stack([output["logits"] / t for output, t in zip(outputs, heat, strict=True)])
-        value = aggregate(logits, activation_of(signature), options.aggregation, options.weights, options.temperature)
+        value = aggregate(logits, activation_of(signature), options)
         found.append({signature.answer: in_unit(value, signature)})
     return found
+
+
+def _alone(file: Path, feeds: Sequence[Feed]) -> list[Feed]:
+    """What a member answers by itself, of texts as long as it takes."""
+    from tlcompile import parity
+    from tlcompile.optimize._views_outputs import beginning
+
+    spec, framing = _signature(file).spec, special(file)
+    if isinstance(spec, TextSpec) and framing:
+        feeds = [beginning(feed, spec.max_length, framing) for feed in feeds]
+    return parity.run_graph(file, list(feeds))
+
+
+def signature_after(before: Signature, options: Options) -> Signature:
+    """What the graph after this pass takes: texts as long as the member takes that reads most of them."""
+    return longest([before, *(_signature(member.absolute) for member in options.members)])  # type: ignore[attr-defined]
+
+
+def longest(signatures: Sequence[Signature]) -> Signature:
+    """The first of `signatures`, with texts as long as any of them takes."""
+    first, lengths = signatures[0], [one.spec.max_length for one in signatures if isinstance(one.spec, TextSpec)]
+    if not isinstance(first.spec, TextSpec):
+        return first
+    return replace(first, spec=replace(first.spec, max_length=max(lengths)))
+
+
+def _signature(model: Path) -> Signature:
+    return Signature.from_json(read_json(model.with_name("signature.json")))
 
 
 def _files(model: Path, options: Options) -> list[Path]:
@@ -101,32 +136,65 @@ def _members(model: Path, options: Options) -> list[Member]:
     names = options.names or tuple(str(i) for i in range(len(files)))
     if len(names) != len(files):
         raise RecipeError(Problem(f"{WHERE}.names", f"expected {len(files)} names, found {len(names)}"))
-    signatures = [Signature.from_json(read_json(file.with_name("signature.json"))) for file in files]
-    return [Member(n, onnx.load(f), s) for n, f, s in zip(names, files, signatures, strict=True)]
+    return [Member(n, onnx.load(f), _signature(f), special(f)) for n, f in zip(names, files, strict=True)]
 
 
 def fuse(members: Sequence[Member], options: Options) -> onnx.ModelProto:
-    """One graph with the inputs and outputs of the first member. RecipeError: members or weights that don't fit."""
+    """One graph with the inputs and outputs of the first member, see `signature_after`.
+
+    RecipeError: members or weights that don't fit.
+    """
     from tlcompile.optimize import _views_mean as mean
+    from tlcompile.optimize._early_exit import leave
+    from tlcompile.optimize._joined import Joined
     from tlcompile.optimize._views_cut import Writer, cut
 
     if found := _problems(members, options):
         raise RecipeError(*found)
     first = members[0]
-    parts = [cut(member.model, WHERE) for member in members]
+    taken = longest([member.signature for member in members])
+    parts = [cut(_reading(member, taken), WHERE) for member in members]
     activation = mean.activation_of(first.signature)
-    if found := mean.problems(options.weights, options.aggregation, activation, len(members), parts[0].width, WHERE):
+    found = mean.problems(options.weights, options.aggregation, activation, len(members), parts[0].width, WHERE)
+    if options.exit_at is not None and activation == "identity":
+        found.append(Problem(f"{WHERE}.exit_at", "is for classes: a number has no confidence"))
+    if found:
         raise RecipeError(*found)
     write = Writer(f"{WHERE}/")
-    joined = _Joined(first.model)
-    logits = [joined.add(part.before, part.network, part.model, f"member{i}/") for i, part in enumerate(parts)]
+    joined = Joined(first.model)
     heat = options.temperatures or (1.0,) * len(members)
-    scaled = [mean.scaled(name, t, write) for name, t in zip(logits, heat, strict=True)]
-    stacked = write("Reshape", write("Concat", *scaled, axis=0), write.whole(len(members), -1, parts[0].width))
-    column = write.constant(mean.column(options, len(members)))
-    value = mean.combine(stacked, column, activation, options, write)
+    width = parts[0].width
+
+    def logits(index: int, into: Writer) -> str:
+        found = joined.add(parts[index], f"member{index}/", into.nodes)
+        return mean.scaled(found, heat[index], into)
+
+    def combined(found: Sequence[str], how: Options, into: Writer) -> str:
+        stacked = into("Concat", *found, axis=0) if len(found) > 1 else found[0]
+        stacked = into("Reshape", stacked, into.whole(len(found), -1, width))
+        return mean.combine(stacked, into.constant(mean.column(how, len(found))), activation, how, into)
+
+    own = logits(0, write)
+
+    def every(rest: Writer) -> str:
+        return combined([own, *(logits(i, rest) for i in range(1, len(members)))], options, rest)
+
+    if options.exit_at is None:
+        value = every(write)
+    else:
+        alone = combined([own], options.model_copy(update={"weights": ()}), write)
+        value = leave(alone, every, activation, options, width, joined.constants, write)
     mean.answer(value, parts[0], activation, mean.averages_logits(options.aggregation, activation), write)
     return joined.model(write)
+
+
+def _reading(member: Member, taken: Signature) -> onnx.ModelProto:
+    """The graph of `member`, which cuts texts itself where others read more of them."""
+    own, most = member.signature.spec, taken.spec
+    if not isinstance(own, TextSpec) or not isinstance(most, TextSpec) or own.max_length == most.max_length:
+        return member.model
+    head = fuse_tta.Options(views=("head",), aggregation="logits")
+    return fuse_tta.fuse(member.model, member.signature, head, member.framing, "head/")
 
 
 def _problems(members: Sequence[Member], options: Options) -> list[Problem]:
@@ -165,69 +233,3 @@ def _classes(first: Member, member: Member) -> Problem:
     strange = [name for name in theirs if name not in ours] or [name for name in ours if name not in theirs]
     what = f"has {len(theirs)} classes, '{first.name}' {len(ours)}; '{strange[0]}' is in one of them only"
     return Problem(where, what, nearest(strange[0], [n for n in {*ours, *theirs} if n != strange[0]]))
-
-
-class _Joined:
-    """Nodes and constants of several graphs, with names of their own; equal nodes of the preprocessing once."""
-
-    def __init__(self, first: onnx.ModelProto) -> None:
-        self.first = first
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-        self.known: dict[bytes, str] = {}  # what a node or a constant says, without its name -> tensor
-
-    def add(
-        self, before: Sequence[onnx.NodeProto], network: Sequence[onnx.NodeProto], model: onnx.ModelProto, prefix: str
-    ) -> str:
-        """Take the nodes of a member; the name of its logits."""
-        from tlcompile.optimize._views_cut import copied, reads
-
-        shared = {name for node in before for name in node.input}
-        used = shared.union(*(reads(node) for node in network))
-        names: dict[str, str] = {}
-        for tensor in model.graph.initializer:
-            if tensor.name in used:
-                names[tensor.name] = self._constant(tensor, prefix)
-        for node in before:
-            self._once(node, names, prefix)
-        copies = copied(network, prefix, names)
-        self.nodes.extend(copies)
-        return f"{prefix}logits"
-
-    def _constant(self, tensor: onnx.TensorProto, prefix: str) -> str:
-        copy = type(tensor)()
-        copy.CopyFrom(tensor)
-        copy.name = ""
-        key = copy.SerializeToString(deterministic=True)
-        if len(key) > 4096 or key not in self.known:  # weights of members are their own
-            copy.name = prefix + tensor.name
-            self.constants[copy.name] = copy
-            self.known[key] = copy.name
-        return self.known[key]
-
-    def _once(self, node: onnx.NodeProto, names: dict[str, str], prefix: str) -> None:
-        """Take a node of the preprocessing, unless there is one that computes the same."""
-        from tlcompile.optimize._views_cut import copied
-
-        inner = node.name.removeprefix("preprocess/")
-        copy = copied([node], f"preprocess/{prefix}", names)[0]
-        made = copy.output[0]
-        copy.name, copy.output[0] = "", ""
-        key = copy.SerializeToString(deterministic=True)
-        if key not in self.known:
-            copy.name, copy.output[0] = f"preprocess/{prefix}{inner}", made
-            self.nodes.append(copy)
-            self.known[key] = made
-        names[node.output[0]] = self.known[key]
-
-    def model(self, write: Any) -> onnx.ModelProto:
-        made = type(self.first)()
-        made.CopyFrom(self.first)
-        graph = made.graph
-        for field in ("node", "value_info", "initializer"):
-            graph.ClearField(field)
-        graph.node.extend([*self.nodes, *write.nodes])
-        kept = {name for node in write.nodes for name in node.input} - set(self.constants)
-        graph.initializer.extend([*self.constants.values(), *write.constants])
-        graph.initializer.extend(i for i in self.first.graph.initializer if i.name in kept)
-        return made

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Strict
 
-from tlcompile.artifacts import Feed, ImageSpec, Signature, TextSpec, read_json
+from tlcompile.artifacts import Feed, Signature, TextSpec, read_json
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.optimize import Context
 from tlcompile.optimize import _views as grammar
@@ -27,7 +27,6 @@ from tlcompile.parity import Tolerance
 if TYPE_CHECKING:
     import onnx
 
-    from tlcompile.optimize._views_cut import Parts, Writer
     from tlcompile.optimize._views_tokens import Special
 
 PACKAGES = ("onnx", "onnxruntime")
@@ -48,7 +47,7 @@ class Options(Base):
     )
     temperature: float = Field(1.0, gt=0, description="logits are divided by it before they are averaged")
     exit_at: float | None = Field(
-        None, gt=0, le=1, description="the first view alone where its answers to all of a batch are at least so sure"
+        None, gt=0, le=1, description="the first view alone where its answer is at least so sure"
     )
     document_tokens: int | None = Field(
         None, ge=3, description="texts are cut at this many tokens, and no longer at what the network takes"
@@ -98,35 +97,24 @@ def signature_after(before: Signature, options: Options) -> Signature:
 
 
 def fuse(
-    model: onnx.ModelProto, signature: Signature, options: Options, framing: Special | None = None
+    model: onnx.ModelProto, signature: Signature, options: Options, framing: Special | None = None, prefix: str = PREFIX
 ) -> onnx.ModelProto:
-    """`model` with its views inside; `framing` says how texts are framed.
+    """`model` with its views inside, in nodes named with `prefix`; `framing` says how texts are framed.
 
     RecipeError, TlcompileError: the options don't fit the task, or the graph can't be cut.
     """
     from tlcompile.optimize import _views_mean as mean
-    from tlcompile.optimize._early_exit import early_exit
     from tlcompile.optimize._views_cut import Writer, cut
+    from tlcompile.optimize._voices import Voices
 
     parts = cut(model, WHERE)
     views = grammar.parse(options.views, signature.kind)
     activation = mean.activation_of(signature)
     if found := _problems(options, views, signature, parts.width):
         raise RecipeError(*found)
-    write = Writer(PREFIX)
-    of_logits = mean.averages_logits(options.aggregation, activation)
-    if options.exit_at is not None and isinstance(signature.spec, ImageSpec):
-        value = early_exit(parts, views, signature.spec, activation, options, write)
-        mean.answer(value, parts, activation, of_logits, write)
-        return parts.joined(write)
-    if isinstance(signature.spec, ImageSpec):
-        column = write.constant(mean.column(options, len(views)))
-        logits = _of_images(parts, views, signature.spec, options.layout, write)
-        shape = write.whole(len(views), -1, parts.width)
-    else:
-        logits, shape, column = _of_texts(parts, views, signature.spec, framing, options, write)
-    value = mean.combine(write("Reshape", logits, shape), column, activation, options, write)
-    mean.answer(value, parts, activation, of_logits, write)
+    write = Writer(prefix)
+    value = Voices(parts, signature.spec, framing, options, activation).answer(views, write)
+    mean.answer(value, parts, activation, mean.averages_logits(options.aggregation, activation), write)
     return parts.joined(write)
 
 
@@ -135,49 +123,11 @@ def _problems(options: Options, views: Sequence[grammar.View], signature: Signat
 
     activation = mean.activation_of(signature)
     found = mean.problems(options.weights, options.aggregation, activation, len(views), width, WHERE)
-    dynamic = [view.name for view in views if view.span == "windows"]
+    dynamic = [view.name for view in views if view.all_windows]
     if dynamic and len(views) > 1:
         found.append(Problem(f"{WHERE}.views", f"'{dynamic[0]}' is all windows of a document: no other view beside it"))
     if dynamic and len(options.weights):
         found.append(Problem(f"{WHERE}.weights", f"'{dynamic[0]}' has as many windows as a document needs: no weights"))
-    if options.exit_at is not None and (len(views) < 2 or signature.kind == "text" or activation == "identity"):
-        found.append(Problem(f"{WHERE}.exit_at", "is for the classes of images, from two views on"))
+    if options.exit_at is not None and (len(views) < 2 or activation == "identity"):
+        found.append(Problem(f"{WHERE}.exit_at", "is for classes, from two views on"))
     return found
-
-
-def _of_images(parts: Parts, views: Sequence[grammar.View], spec: ImageSpec, layout: str, write: Writer) -> str:
-    """Logits [V * N, K], those of the first view first."""
-    from tlcompile.optimize._views_cut import again
-    from tlcompile.optimize._views_pixels import RawViews, tensor_of
-
-    raw = RawViews(parts, spec, f"{WHERE}.views")
-    inputs = [tensor_of(view, parts, spec, write, raw) for view in views]
-    if layout != "unrolled" and len(inputs) > 1:
-        inputs = [write("Concat", *inputs, axis=0)]
-    made = [again(parts, (seen,), f"{PREFIX}view{index}/", write) for index, seen in enumerate(inputs)]
-    return write("Concat", *made, axis=0) if len(made) > 1 else made[0]
-
-
-def _of_texts(
-    parts: Parts,
-    views: Sequence[grammar.View],
-    spec: TextSpec,
-    framing: Special | None,
-    options: Options,
-    write: Writer,
-) -> tuple[str, str, str]:
-    """Logits [W * N, K], the shape [W, N, K] and what each is multiplied with, [W, N, 1] or [W, 1, K]."""
-    from tlcompile.optimize import _views_mean as mean
-    from tlcompile.optimize import _views_tokens as tokens
-    from tlcompile.optimize._views_cut import again
-
-    inputs = [value.name for value in parts.model.graph.input]
-    cut = tokens.windows(inputs, views, spec, framing or tokens.Special(), write)
-    seen = dict(zip(inputs, (cut.ids, cut.mask), strict=True))
-    logits = again(parts, [seen[name] for name in parts.seam], f"{PREFIX}view0/", write)
-    shape = write("Concat", write.whole(-1), cut.documents, write.whole(parts.width), axis=0)
-    if views[0].span != "windows":
-        return logits, shape, write.constant(mean.column(options, len(views)))
-    if options.aggregation == "max":
-        return logits, shape, cut.used
-    return logits, shape, write("Div", cut.used, write("ReduceSum", cut.used, write.whole(0), keepdims=1))

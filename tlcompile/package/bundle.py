@@ -6,7 +6,8 @@
     labels.json       class names in the order of the outputs
     signature.json    inputs and outputs
     tokenizer.json    text only
-    golden.npz        feeds and answers for the self-test
+    golden.npz        feeds and answers for the self-test: those of model.onnx
+    golden/NAME.npz   the same of an engine that was built of another network or of other views
     report.*          how it was made and measured, with `pictures/`
     README.md         model card
     predict.py        runs it; `requirements.txt` is all that it needs, `runtime/` is tlcompile's own part of it
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tlcompile
@@ -60,18 +62,24 @@ def write(
     graph: Graph,
     engines: Sequence[Shipped],
     golden: Path,
+    other_golden: Mapping[str, Path] = MappingProxyType({}),
     report: Path,
     facts: dict[str, Any],
 ) -> None:
     """Fill the empty `folder` with the bundle.
 
-    `engines` stand in order of preference. `report` is a folder with report.json, report.md and pictures. `facts` are
-    those of the report; of them `variants`, `gates`, `data`, `environment`, `metrics`, `lock` (distribution -> version;
-    else `environment.versions`) and `provenance` go into the manifest and the card. All may be absent.
+    `engines` stand in order of preference; `other_golden` are the golden files of those that `golden` is not of, by
+    name. `report` is a folder with report.json, report.md and pictures. `facts` are those of the report; of them
+    `variants`, `gates`, `explored`, `data`, `environment`, `metrics`, `lock` (distribution -> version; else
+    `environment.versions`) and `provenance` go into the manifest and the card. All may be absent.
     BundleError where what was given makes no valid manifest.
     """
     _copy_graph(graph, folder)
     shutil.copyfile(golden, folder / "golden.npz")
+    for engine_name, file in other_golden.items():
+        place = folder / _golden(engine_name)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
     shutil.copytree(report, folder, dirs_exist_ok=True)
     for engine_name, engine, _, _ in engines:
         shutil.copytree(engine.folder, folder / _place(engine_name))
@@ -88,7 +96,7 @@ def write(
         "name": name,
         **_described(graph.signature),
         "chosen": engines[0][0] if engines else "",
-        "engines": [_entry(*shipped) for shipped in engines],
+        "engines": [_entry(*shipped, shipped[0] in other_golden) for shipped in engines],
         **_measured(facts),
         "recipe": recipe_text,
         "resolved": resolved,
@@ -112,6 +120,10 @@ def _place(engine_name: str) -> str:
     return f"engines/{manifests.inside(engine_name)}"
 
 
+def _golden(engine_name: str) -> str:
+    return f"golden/{manifests.inside(engine_name)}.npz"
+
+
 def _described(signature: Signature) -> dict[str, Any]:
     return {
         "task": signature.task,
@@ -121,7 +133,9 @@ def _described(signature: Signature) -> dict[str, Any]:
     }
 
 
-def _entry(name: str, engine: Engine, measured: dict[str, Any], tolerance: dict[str, Any]) -> dict[str, Any]:
+def _entry(
+    name: str, engine: Engine, measured: dict[str, Any], tolerance: dict[str, Any], own_golden: bool
+) -> dict[str, Any]:
     info = engine.info
     return {
         "name": name,
@@ -129,6 +143,7 @@ def _entry(name: str, engine: Engine, measured: dict[str, Any], tolerance: dict[
         "folder": _place(name),
         "measured": measured,
         "tolerance": tolerance,
+        **({"golden": _golden(name)} if own_golden else {}),
         "runs_here": bool(info["runs_here"]),
         **{key: info[key] for key in _OF_ENGINE if key in info},
     }
@@ -142,6 +157,7 @@ def _measured(facts: dict[str, Any]) -> dict[str, Any]:
     return {
         "variants": [_variant(v, tested) for v in facts.get("variants", ())],
         "gates": [_gate(g) for g in facts.get("gates", ())],
+        "explored": facts.get("explored") or {},
         "metrics": facts.get("metrics", {}),
         "versions": facts.get("lock") or environment.get("versions", {}),
         "provenance": facts.get("provenance", {}),

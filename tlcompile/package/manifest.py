@@ -54,6 +54,7 @@ class EngineEntry(_Part):
     reproducible: bool = Field(True, description="another build of the same gives the same bytes")
     measured: dict[str, Any] = {}
     tolerance: Tolerance = Field(description="how far it may be from the golden outputs")
+    golden: InsidePath = Field("golden.npz", description="feeds and answers of its self-test")
 
 
 class Variant(_Part):
@@ -100,6 +101,7 @@ class Manifest(_Part):
     engines: tuple[EngineEntry, ...] = Field(min_length=1)
     variants: tuple[Variant, ...] = ()
     gates: tuple[Gate, ...] = ()
+    explored: dict[str, Any] = Field({}, description="what was tried, and what of it was left out and why")
     metrics: dict[str, Any] = {}
     versions: dict[str, str] = Field({}, description="distributions that the build used")
     provenance: dict[str, Any] = Field({}, description="digests and seed; nothing of the machine")

@@ -20,6 +20,7 @@ from tlcompile.runtime import rebuild
 from tlcompile.runtime.portable import Portable
 
 PORTABLE = "model.onnx"
+GOLDEN = "golden.npz"
 _PORTABLE_TOLERANCE = Tolerance(max_abs=5e-3, agreement=1.0)  # the golden outputs are this graph's, from another CPU
 
 
@@ -31,6 +32,7 @@ class Opened:
     runner: Runner
     signature: Signature
     tolerance: Tolerance
+    golden: Path
     notes: tuple[str, ...]
 
 
@@ -54,7 +56,7 @@ def choose(bundle: Path, manifest: Manifest, target: str) -> Opened:
             continue
         signature = Signature.from_json(read_json(bundle / entry.folder / "signature.json"))
         notes = (*(str(p) for p in refused), *said, *getattr(runner, "notes", ()))
-        return Opened(entry.name, runner, signature, entry.tolerance, notes)
+        return Opened(entry.name, runner, signature, entry.tolerance, bundle / entry.golden, notes)
     if target:
         raise BackendMissing(*refused)
     return _portable(bundle, manifest, tuple(refused))
@@ -113,4 +115,5 @@ def _portable(bundle: Path, manifest: Manifest, refused: tuple[Problem, ...]) ->
         raise BackendMissing(*refused, *error.problems) from error
     last = f"running the portable {PORTABLE} in ONNX Runtime; its latency and accuracy are not those of the manifest"
     notes = (*(str(p) for p in refused), last)
-    return Opened(PORTABLE, runner, Signature.from_json(manifest.signature), _PORTABLE_TOLERANCE, notes)
+    signature = Signature.from_json(manifest.signature)
+    return Opened(PORTABLE, runner, signature, _PORTABLE_TOLERANCE, bundle / GOLDEN, notes)

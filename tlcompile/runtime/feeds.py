@@ -26,18 +26,18 @@ def image_feed(images: Sequence[Example]) -> Feed:
     return {"image": np.stack([np.asarray(image) for image in images])}
 
 
-def open_tokenizer(tokenizer_json: Path, spec: TextSpec) -> Tokenizer:
-    """A tokenizer that cuts and pads as `spec` says."""
+def open_tokenizer(tokenizer_json: str, spec: TextSpec) -> Tokenizer:
+    """The tokenizer of a file's content, which cuts and pads as `spec` says."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.enable_truncation(max_length=spec.max_length)
     tokenizer.enable_padding(pad_id=spec.pad_id, pad_token=tokenizer.id_to_token(spec.pad_id) or "[PAD]")
     return tokenizer
 
 
-def text_feeder(tokenizer_json: Path, spec: TextSpec) -> Feeder:
-    """A feeder around the `tokenizers` library; no transformers, no torch."""
+def text_feeder(tokenizer_json: str, spec: TextSpec) -> Feeder:
+    """A feeder around `open_tokenizer`; no transformers, no torch."""
     tokenizer = open_tokenizer(tokenizer_json, spec)
 
     def feed(texts: Sequence[Example]) -> Feed:
@@ -53,7 +53,7 @@ def text_feeder(tokenizer_json: Path, spec: TextSpec) -> Feeder:
 def feeder(signature: Signature, folder: Path) -> Feeder:
     """The feeder for `signature`; a text graph's `tokenizer.json` lies in `folder`."""
     if isinstance(signature.spec, TextSpec):
-        return text_feeder(folder / "tokenizer.json", signature.spec)
+        return text_feeder((folder / "tokenizer.json").read_text(encoding="utf-8"), signature.spec)
     return image_feed
 
 

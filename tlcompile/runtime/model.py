@@ -30,7 +30,7 @@ _WINDOW = 16  # batches of items that are in memory at a time
 
 @dataclass(frozen=True)
 class SelfTest(Rung):
-    """What the opened engine answers to the golden feeds, against the stored answers of the portable graph."""
+    """What the opened engine answers to the golden feeds, against the stored answers of its own graph in fp32."""
 
     def __str__(self) -> str:
         return f"{self.rung}: {'passed' if self.ok else 'FAILED'} on {self.n} golden examples: {self.found}"
@@ -100,9 +100,9 @@ class Model:
     def self_test(self) -> SelfTest:
         """The engine's answers to the golden feeds against the stored ones. If not `ok`, it does not compute here
         what it was proven to."""
-        feeds, stored = golden.load(self.bundle / "golden.npz")
+        feeds, stored = golden.load(self.opened.golden)
         found = [self.run(feed) for feed in feeds]
-        rung = compare(self.engine, "golden.npz", found, stored, self.opened.tolerance, self.signature)
+        rung = compare(self.engine, self.opened.golden.name, found, stored, self.opened.tolerance, self.signature)
         return SelfTest(**vars(rung))
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ def prove(bundle: str, engine: str, runs: str) -> dict[str, Any]:
 
     with load(Path(bundle), engine) as model:
         result = model.self_test()
-        first, *_ = golden.load(Path(bundle) / "golden.npz")[0]
+        first, *_ = golden.load(model.opened.golden)[0]
         feed = {name: value[:1] for name, value in first.items()}
         ms = np.array([_ms(model, feed) for _ in range(_WARM + int(runs))][_WARM:])
         p50, p90, p99 = (float(f"{p:.4g}") for p in np.percentile(ms, [50, 90, 99]))
