@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import onnx
 import pytest
 import toy_graphs
 from pydantic import ValidationError
@@ -28,6 +30,20 @@ def test_a_device_that_is_not_here_is_told(graphs: Graphs, tmp_path: Path) -> No
     assert read_json(tmp_path / "engine.json")["why_not"] == why
     with pytest.raises(BackendMissing, match="NPU"):
         backends.open_engine(tmp_path)
+
+
+def test_outputs_keep_their_names_where_tensors_are_merged(graphs: Graphs, tmp_path: Path) -> None:
+    """Of several names of one tensor the first was taken, which was that of an inner node."""
+    graph = graphs("fp32")
+    model = onnx.load(graph.model)
+    (answer,) = (node for node in model.graph.node if "probabilities" in node.output)
+    answer.output[0] = "ensemble/ReduceSum_7"
+    model.graph.node.append(onnx.helper.make_node("Identity", ["ensemble/ReduceSum_7"], ["probabilities"]))
+    shutil.copytree(graph.folder, tmp_path / "graph")
+    onnx.save(model, tmp_path / "graph" / "model.onnx")
+    backends.build("openvino", Options(), Graph(tmp_path / "graph", ""), "fp32", tmp_path)
+    with closing(backends.open_engine(tmp_path)) as runner:
+        assert set(runner.run(toy_graphs.images(1))) == {"logits", "probabilities"}
 
 
 def test_quantized_layers_run_quantized(engines: Callable[[str, str], Path]) -> None:

@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import ModuleType
@@ -175,9 +176,10 @@ class _Runner:
     streams that it keeps for each calling thread are freed by both.
     """
 
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
+    def __init__(self, compiled: openvino.CompiledModel, names: Collection[str]) -> None:
+        """`names` of the outputs; what OpenVINO merges into one tensor has several, its own among them."""
         self.compiled = compiled
-        self.names = [output.get_any_name() for output in compiled.outputs]
+        self.names = [next(name for name in names if name in output.names) for output in compiled.outputs]
         self.idle: SimpleQueue[openvino.InferRequest] = SimpleQueue()
 
     def run(self, feed: Feed) -> Feed:
@@ -200,4 +202,5 @@ class _Runner:
 
 
 def open(folder: Path, options: Options) -> _Runner:
-    return _Runner(_compile(folder, options))
+    names = [output.name for output in Graph(folder, "").signature.outputs]
+    return _Runner(_compile(folder, options), names)
