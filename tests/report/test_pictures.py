@@ -74,6 +74,21 @@ def test_variants_without_latency_are_left_out(facts: dict[str, Any], tmp_path: 
     assert not (tmp_path / "w.png").exists()
 
 
+@pytest.mark.parametrize("many", [3, 24, 40])
+def test_the_names_of_many_variants_all_fit_beside_the_points(facts: dict[str, Any], tmp_path: Path, many: int) -> None:
+    one = facts["variants"][1]
+    facts["variants"] = [
+        {**one, "engine": f"compile/openvino/ensemble-{i}-int8", "variant": str(i)} for i in range(many)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_variants(facts, tmp_path / "v.png")
+    right = drawn(tmp_path / "v.png")[:, -150:] < 128
+    assert not right[:4].any()
+    assert not right[-4:].any()
+    assert int(np.diff(right.any(axis=1).astype(int)).clip(0).sum()) >= many, "a line of text for each"
+
+
 def test_of_many_explored_engines_only_the_frontier_is_named(facts: dict[str, Any], tmp_path: Path) -> None:
     def height(of_frontier: int) -> int:
         """Rows of pixels that the legend writes on."""

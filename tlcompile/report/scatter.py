@@ -9,7 +9,8 @@ from typing import Any
 from tlcompile.report.style import COLOURS, FAINT, INK, figure
 from tlcompile.report.tables import metric
 
-_MARKS = ("o", "s", "^", "D", "v", "P")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*", ">", "h", "d", "8")
+_LINE = 0.275  # inches of an entry of the legend
 
 
 def draw_variants(facts: dict[str, Any], path: Path) -> bool:
@@ -22,16 +23,17 @@ def draw_variants(facts: dict[str, Any], path: Path) -> bool:
         shown.sort(key=lambda v: _p50(v) or 0.0)  # so that the legend is in the order of the points
     backends = list(dict.fromkeys(_colour(v, explored) for v in shown))
     precisions = list(dict.fromkeys(_mark(v, explored) for v in shown))
-    with figure(path, 7.6, 4.0) as drawn:
+    named = [v for v in shown if not explored or v["frontier"] or v.get("chosen")]
+    with figure(path, 7.6, max(4.0, 0.5 + _LINE * len(named))) as drawn:
         axes = drawn.subplots()
         for variant in shown:
             colour = COLOURS[backends.index(_colour(variant, explored)) % len(COLOURS)]
             mark = _MARKS[precisions.index(_mark(variant, explored)) % len(_MARKS)]
-            if explored and not (variant["frontier"] or variant.get("chosen")):
+            if variant in named:
+                _point(axes, variant, colour, mark, f"{_p50(variant):.3g} ms: " if explored else "")
+            else:
                 x, y = _p50(variant) or 0.0, variant["accuracy"]
                 axes.plot(x, y, marker=mark, ms=6, color=colour, ls="", alpha=0.4)
-            else:
-                _point(axes, variant, colour, mark, f"{_p50(variant):.3g} ms: " if explored else "")
         _frontier(axes, shown)
         _frame(axes, shown)
         _limits(axes, facts.get("gates") or [])
