@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.toy_recipe import SMALLEST
+from tlcompile.artifacts import write_json
 from tlcompile.errors import RecipeError
+from tlcompile.pipeline import facts
 from tlcompile.pipeline.plan import plan
 from tlcompile.recipe import parse
 from tlcompile.store import Store
@@ -94,7 +96,9 @@ def test_views_of_an_image_need_no_larger_batch(tmp_path: Path) -> None:
     assert not said(tmp_path, views, '[[compile]]\nbackend = "tensorrt_rtx"\nbatch = [1, 1, 8]\n')
 
 
-@pytest.mark.parametrize(("table", "longest"), [("", "more tokens than the model takes"), ("document_tokens = 512", "512")])
+@pytest.mark.parametrize(
+    ("table", "longest"), [("", "more tokens than the model takes"), ("document_tokens = 512", "512")]
+)
 def test_a_range_of_tokens_that_is_too_small_for_views_of_documents_is_told(
     tmp_path: Path, table: str, longest: str
 ) -> None:
@@ -109,6 +113,13 @@ def test_a_range_of_tokens_that_is_too_small_for_views_of_documents_is_told(
     assert only.endswith("leave it out, then each graph takes what it reads")
     assert not said(tmp_path, target + small, smallest=texts)
     assert not said(tmp_path, f"[tta]\n{table}", target, smallest=texts)
+
+
+def test_an_opset_that_is_not_the_default_is_said_in_the_report(tmp_path: Path) -> None:
+    write_json(tmp_path / "exporter.json", {"exporter": "torchscript", "refused": []})
+    assert facts.exported(parse(SMALLEST), tmp_path) == []
+    [said] = facts.exported(parse(f"{SMALLEST}\n[export]\nopset = 20\n"), tmp_path)
+    assert said == "the graph is in ONNX opset 20: as the recipe says; 18 is the default"
 
 
 def test_a_search_is_keyed_by_what_judges_it(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlcompile.optimize._views_cut import copied, reads
+from tlcompile.optimize._views_cut import PREPROCESS, copied, reads
 
 if TYPE_CHECKING:
     import onnx
@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from tlcompile.optimize._views_cut import Parts, Writer
 
 
+SMALL = 4096
+"""Bytes of constants that are compared; weights of members are their own."""
+
+
 class Joined:
-    """Constants and nodes of several graphs, with names of their own; equal nodes of the preprocessing once."""
+    """Collects the constants of one graph after the other; their nodes go where `add` is told to put them."""
 
     def __init__(self, first: onnx.ModelProto) -> None:
         self.first = first
@@ -37,27 +41,30 @@ class Joined:
         copy = type(tensor)()
         copy.CopyFrom(tensor)
         copy.name = ""
-        key = copy.SerializeToString(deterministic=True)
-        if len(key) > 4096 or key not in self.known:  # weights of members are their own
-            copy.name = prefix + tensor.name
-            self.constants[copy.name] = copy
+        key = copy.SerializeToString(deterministic=True) if copy.ByteSize() <= SMALL else b""
+        if key in self.known:
+            return self.known[key]
+        copy.name = prefix + tensor.name
+        self.constants[copy.name] = copy
+        if key:
             self.known[key] = copy.name
-        return self.known[key]
+        return copy.name
 
     def _once(self, node: onnx.NodeProto, names: dict[str, str], prefix: str, nodes: list[onnx.NodeProto]) -> None:
         """Take a node of the preprocessing, unless there is one that computes the same."""
-        inner = node.name.removeprefix("preprocess/")
-        copy = copied([node], f"preprocess/{prefix}", names)[0]
+        inner = node.name.removeprefix(PREPROCESS)
+        copy = copied([node], f"{PREPROCESS}{prefix}", names)[0]
         made = copy.output[0]
         copy.name, copy.output[0] = "", ""
         key = copy.SerializeToString(deterministic=True)
         if key not in self.known:
-            copy.name, copy.output[0] = f"preprocess/{prefix}{inner}", made
+            copy.name, copy.output[0] = f"{PREPROCESS}{prefix}{inner}", made
             nodes.append(copy)
             self.known[key] = made
         names[node.output[0]] = self.known[key]
 
     def model(self, write: Writer) -> onnx.ModelProto:
+        """The nodes of `write` between the inputs and outputs of the first graph, with the constants that they read."""
         made = type(self.first)()
         made.CopyFrom(self.first)
         graph = made.graph

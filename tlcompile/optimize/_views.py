@@ -27,7 +27,7 @@ FIVE = ("identity", *(f"crop:{corner}" for corner in CORNERS))
 GROUPS = {"five-crop": FIVE, "ten-crop": (*FIVE, "hflip", *(f"hflip+crop:{corner}" for corner in CORNERS))}
 SHARES = 1024
 PLACES = {"head": 0, "middle": SHARES // 2, "tail": SHARES}
-MOST_SPANS = 64
+MOST_SPANS = 32
 _LAWFUL = {
     "image": (
         "identity",

@@ -42,11 +42,11 @@ class Windows:
 
 
 def special_of(tokenizer_json: Path) -> Special:
-    """As the tokenizer frames an empty text."""
+    """As the tokenizer frames a text of one letter."""
     from tokenizers import Tokenizer
 
-    marks = Tokenizer.from_file(str(tokenizer_json)).encode("").special_tokens_mask
-    return Special(len(marks) > 0, len(marks) > 1)
+    marks = Tokenizer.from_file(str(tokenizer_json)).encode("a").special_tokens_mask or [0]
+    return Special(marks[0] == 1, marks[-1] == 1)
 
 
 def windows(inputs: Sequence[str], views: Sequence[View], spec: TextSpec, special: Special, write: Writer) -> Windows:

@@ -54,25 +54,27 @@ class Voices:
 
     def _logits(self, views: Sequence[View], write: Writer) -> str:
         """[V * N, K], those of the first view first."""
+        groups = [[view] for view in views] if self.options.layout == "unrolled" else [views]
         if isinstance(self.spec, TextSpec):
-            return self._read(self._windows(views, write), write)
+            return _stacked([self._read(self._windows(g, write), write, i) for i, g in enumerate(groups)], write)
         raw = RawViews(self.parts, self.spec, "tta.views")
-        inputs = [tensor_of(view, self.parts, self.spec, write, raw) for view in views]
-        if self.options.layout != "unrolled" and len(inputs) > 1:
-            inputs = [write("Concat", *inputs, axis=0)]
-        made = [again(self.parts, (seen,), f"{write.prefix}view{i}/", write) for i, seen in enumerate(inputs)]
-        return write("Concat", *made, axis=0) if len(made) > 1 else made[0]
+        pixels = [[tensor_of(view, self.parts, self.spec, write, raw) for view in group] for group in groups]
+        return _stacked([self._run([_stacked(group, write)], write, i) for i, group in enumerate(pixels)], write)
+
+    def _run(self, inputs: Sequence[str], write: Writer, index: int = 0) -> str:
+        """The network's logits of `inputs`, in the order of its seam."""
+        return again(self.parts, inputs, f"{write.prefix}view{index}/", write)
 
     def _windows(self, views: Sequence[View], write: Writer) -> tokens.Windows:
         assert isinstance(self.spec, TextSpec)
         inputs = [value.name for value in self.parts.model.graph.input]
         return tokens.windows(inputs, views, self.spec, self.framing or tokens.Special(), write)
 
-    def _read(self, cut: tokens.Windows, write: Writer) -> str:
+    def _read(self, cut: tokens.Windows, write: Writer, index: int = 0) -> str:
         """Logits [W * N, K] of windows."""
         inputs = [value.name for value in self.parts.model.graph.input]
         seen = dict(zip(inputs, (cut.ids, cut.mask), strict=True))
-        return again(self.parts, [seen[name] for name in self.parts.seam], f"{write.prefix}view0/", write)
+        return self._run([seen[name] for name in self.parts.seam], write, index)
 
     def _all_windows(self, views: Sequence[View], write: Writer) -> str:
         """As many windows as the longest document of the batch needs; a shorter one's empty ones count nothing."""
@@ -83,3 +85,8 @@ class Voices:
             column = write("Div", column, write("ReduceSum", column, write.whole(0), keepdims=1))
         stacked = write("Reshape", self._read(cut, write), shape)
         return mean.combine(stacked, column, self.activation, self.options, write)
+
+
+def _stacked(names: Sequence[str], write: Writer) -> str:
+    """Tensors one below the other."""
+    return write("Concat", *names, axis=0) if len(names) > 1 else names[0]

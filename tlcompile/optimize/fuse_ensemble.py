@@ -155,11 +155,6 @@ def fuse(members: Sequence[Member], options: Options) -> onnx.ModelProto:
     taken = longest([member.signature for member in members])
     parts = [cut(_reading(member, taken), WHERE) for member in members]
     activation = mean.activation_of(first.signature)
-    found = mean.problems(options.weights, options.aggregation, activation, len(members), parts[0].width, WHERE)
-    if options.exit_at is not None and activation == "identity":
-        found.append(Problem(f"{WHERE}.exit_at", "is for classes: a number has no confidence"))
-    if found:
-        raise RecipeError(*found)
     write = Writer(f"{WHERE}/")
     joined = Joined(first.model)
     heat = options.temperatures or (1.0,) * len(members)
@@ -198,7 +193,9 @@ def _reading(member: Member, taken: Signature) -> onnx.ModelProto:
 
 
 def _problems(members: Sequence[Member], options: Options) -> list[Problem]:
-    """What keeps `members` from being one graph."""
+    """What keeps `members` from being one graph, and what `options` have that does not fit them."""
+    from tlcompile.optimize import _views_mean as mean
+
     if len(members) < 2:
         return [Problem(f"{WHERE}.members", f"expected at least two members, found {len(members)}")]
     first, found = members[0], []
@@ -217,6 +214,10 @@ def _problems(members: Sequence[Member], options: Options) -> list[Problem]:
         found.append(Problem(f"{WHERE}.temperatures", what))
     if any(t <= 0 for t in options.temperatures):
         found.append(Problem(f"{WHERE}.temperatures", "expected numbers above 0"))
+    activation, width = mean.activation_of(first.signature), int(first.signature.outputs[0].shape[-1])
+    found += mean.problems(options.weights, options.aggregation, activation, len(members), width, WHERE)
+    if options.exit_at is not None and activation == "identity":
+        found.append(Problem(f"{WHERE}.exit_at", "is for classes: a number has no confidence"))
     return found
 
 

@@ -128,6 +128,10 @@ def _problems(options: Options, views: Sequence[grammar.View], signature: Signat
         found.append(Problem(f"{WHERE}.views", f"'{dynamic[0]}' is all windows of a document: no other view beside it"))
     if dynamic and len(options.weights):
         found.append(Problem(f"{WHERE}.weights", f"'{dynamic[0]}' has as many windows as a document needs: no weights"))
+    if dynamic and options.layout == "unrolled":
+        found.append(
+            Problem(f"{WHERE}.layout", f"'{dynamic[0]}' has as many windows as a document needs: batched only")
+        )
     if options.exit_at is not None and (len(views) < 2 or activation == "identity"):
         found.append(Problem(f"{WHERE}.exit_at", "is for classes, from two views on"))
     return found

@@ -11,7 +11,6 @@ from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Graph, Signature, Splits, TextSpec, read_json, write_json
 from tlcompile.errors import Problem, RecipeError, nearest
 from tlcompile.options import PathText
-from tlcompile.pipeline.choose import DEFAULT_MARGIN
 from tlcompile.pipeline.step import Made
 from tlcompile.recipe import Recipe
 
@@ -62,6 +61,7 @@ def choose_tta(recipe: Recipe, views: tuple[str, ...], graph: str, made: Made, f
 def leaving(recipe: Recipe, held: Held, kept: Sequence[int]) -> dict[str, Any]:
     """From which confidence on the first of the voices `kept` may answer alone; nothing where it is the only one."""
     from tlcompile.pipeline import exits
+    from tlcompile.pipeline.choose import DEFAULT_MARGIN
 
     if len(kept) < 2:
         return {}
@@ -163,14 +163,17 @@ def graph_of(made: Made, step: str) -> Graph:
 
 
 def of_bundle(place: PathText, made: Made, folder: Path, work: Path) -> None:
-    """The portable graph of a bundle. RecipeError where it does not answer with the same classes."""
+    """The portable graph of a bundle. RecipeError where it is of another task or does not answer with our classes."""
     bundle, where = place.absolute, str(place)
     splits = Splits(made["data"].folder, made["data"].digest)
     missing = [name for name in ("model.onnx", "signature.json", "golden.npz") if not (bundle / name).is_file()]
     if missing:
         raise RecipeError(Problem(where, f"not a bundle: it has no {' and no '.join(missing)}"))
     signature = Signature.from_json(read_json(bundle / "signature.json"))
-    if problems := class_problems(where, signature.classes, splits.classes):
+    problems, task = class_problems(where, signature.classes, splits.classes), splits.info["task"]
+    if signature.task != task:
+        problems.insert(0, Problem(where, f"is of the task '{signature.task}', the data is for '{task}'"))
+    if problems:
         raise RecipeError(*problems)
     for name in ("model.onnx", "signature.json", "golden.npz", "tokenizer.json"):
         if (bundle / name).exists():

@@ -29,15 +29,15 @@ def choose(held: Held, kept: Sequence[int], margin: float, alpha: float) -> dict
     sure = confidence(first, ACTIVATIONS[held.labels])
     full = held.scores(every)
     curve: list[dict[str, Any]] = [{"threshold": None, "left": 0.0, "score": float(full.mean())}]
-    found, open_end = curve[0], True
+    chosen, shown = curve[0], True
     for threshold in thresholds(sure):
         leaves = sure >= threshold
         scores = held.scores(np.where(leaves[:, None], first, every))
         curve.append({"threshold": threshold, "left": float(leaves.mean()), "score": float(scores.mean())})
         drop = paired_drop(full, scores, alpha)
-        open_end = open_end and (drop.upper < margin or drop.b == drop.c == 0)
-        found = curve[-1] if open_end else found
-    return {"threshold": found["threshold"], "left": found["left"], "margin": margin, "curve": curve}
+        shown = shown and (drop.upper < margin or drop.b == drop.c == 0)
+        chosen = curve[-1] if shown else chosen
+    return {"threshold": chosen["threshold"], "left": chosen["left"], "margin": margin, "curve": curve}
 
 
 def thresholds(sure: np.ndarray) -> list[float]:

@@ -203,7 +203,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def exported(recipe: Recipe, folder: Path) -> list[str]:
-    """Which exporter made the graph, where it was not the one that the recipe names; its opset, where not the default."""
+    """Which exporter made the graph, and its opset, where they are not the recipe's and the default."""
     info = read_json(folder / "exporter.json")
     other = f"exported by {info['exporter']}: {'; '.join(info['refused'])}" if info["refused"] else ""
     return [note for note in (other, opset.told(recipe.export, recipe.targets)) if note]
