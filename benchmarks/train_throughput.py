@@ -9,8 +9,7 @@ before the first epoch, so decoding is in no figure of `tlcompile`; `tlcompile_w
 timm does.
 
 timm's loop is timed once with the default flags of its `train.py` (4 workers) and once with what serves it best on a
-CPU (`--channels-last`, a worker a core). Views: random resized crop and mirroring, on both sides. Ours puts texts of
-like length into one batch; `ratio_vs_hf_trainer` is over a Trainer that does too. `--data` is a Parquet
+CPU (`--channels-last`, a worker a core). Views: random resized crop and mirroring, on both sides. `--data` is a Parquet
 file of images as the Hugging Face hub lays it out (column `img` or `image`), `--texts` a file with a header
 `sentence label`; where they are not given and the development data is not there, pictures and texts are made up. The
 last line is one JSON object.
@@ -237,12 +236,7 @@ def images(work: Work, rounds: int, place: Path) -> dict[str, list[float]]:
 
 def texts(work: Work, rounds: int, place: Path) -> dict[str, list[float]]:
     job = prepared(work, "text", {}, place / "text")
-    sides = {
-        "hf_trainer_defaults": lambda: theirs("hf", work, sampling="random"),
-        "tlcompile": lambda: rate(job, place),
-        "hf_trainer_by_length": lambda: theirs("hf", work, sampling="group_by_length"),
-    }
-    return in_turns(sides, rounds)
+    return in_turns({"hf_trainer": lambda: theirs("hf", work), "tlcompile": lambda: rate(job, place)}, rounds)
 
 
 def head_only(work: Work, rounds: int, place: Path) -> dict[str, Any]:
@@ -283,11 +277,7 @@ def measured(short: bool, data: Path | None, lines: Path | None, place: Path) ->
 
     def of_texts() -> dict[str, Any]:
         rates = texts(Work(tsv, words, 32, 64, epochs), rounds, place)
-        return {
-            "texts_per_s": rates,
-            "ratio_vs_hf_trainer": ratio(rates, "hf_trainer_by_length"),
-            "ratio_vs_hf_trainer_defaults": ratio(rates, "hf_trainer_defaults"),
-        }
+        return {"texts_per_s": rates, "ratio_vs_hf_trainer": ratio(rates, "hf_trainer")}
 
     parts = {
         "ratio_vs_timm": at_64,

@@ -69,11 +69,8 @@ def timm_loop(work: Work, channels_last: bool, workers: int) -> list[float]:
     return rates
 
 
-def hf_loop(work: Work, sampling: str) -> list[float]:
-    """Texts/s of each epoch of transformers' Trainer; the texts are tokenized before the clock starts.
-
-    `sampling`: its `train_sampling_strategy`; "group_by_length" puts texts of like length together, as ours does.
-    """
+def hf_loop(work: Work) -> list[float]:
+    """Texts/s of each epoch of transformers' Trainer; the texts are tokenized before the clock starts."""
     import transformers as hf
 
     from tlcompile.options import PathText
@@ -98,7 +95,7 @@ def hf_loop(work: Work, sampling: str) -> list[float]:
         arguments = hf.TrainingArguments(
             scratch, per_device_train_batch_size=work.batch, num_train_epochs=work.epochs, learning_rate=LR,
             weight_decay=DECAY, max_grad_norm=CLIP, lr_scheduler_type="cosine", save_strategy="no", report_to="none",
-            dataloader_drop_last=True, disable_tqdm=True, seed=SEED, use_cpu=True, train_sampling_strategy=sampling,
+            dataloader_drop_last=True, disable_tqdm=True, seed=SEED, use_cpu=True,
         )  # fmt: skip
         collate = hf.DataCollatorWithPadding(tokenizer)
         hf.Trainer(model, arguments, collate, data, callbacks=[Clock()]).train()
