@@ -91,15 +91,15 @@ def test_the_first_and_the_last_layer_stay_and_the_file_shrinks(
 
 
 def test_an_engine_of_openvino_computes_what_the_graph_says(tmp_path: Path) -> None:
-    from tlcompile.compile import openvino
+    from tlcompile.compile import build, open_engine, openvino
 
     graph = toy.encoder(tmp_path / "graph", outlier=1.0)
     feed = {k: v[:1] for k, v in toy.text_feeds()[0].items()}
     for scheme in ("int4", "ternary", "binary"):
         made = passed("weights", graph, tmp_path / scheme, "x86", scheme=scheme, block_size=16)
         (tmp_path / f"{scheme}-engine").mkdir()
-        openvino.build(made, openvino.Options(), tmp_path / f"{scheme}-engine")
-        runner = openvino.open(tmp_path / f"{scheme}-engine", openvino.Options())
+        build("openvino", openvino.Options(), made, scheme, tmp_path / f"{scheme}-engine")
+        runner = open_engine(tmp_path / f"{scheme}-engine")
         expected = run_graph(made.model, [feed])[0]["probabilities"]
         assert np.abs(runner.run(feed)["probabilities"] - expected).max() < 1e-3
 

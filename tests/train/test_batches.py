@@ -12,7 +12,6 @@ from PIL import Image
 from timm.data import create_transform
 
 from tests.tiny import folder
-from tests.train import nets
 from tlcompile.artifacts import ImageSpec
 from tlcompile.data import prepare
 from tlcompile.data._split import Split
@@ -153,37 +152,3 @@ def test_every_epoch_has_its_own_order_of_all_examples() -> None:
     assert [i for _, i in first] != [i for _, i in second]
     order.begin(1, start=15)
     assert (list(order), len(order)) == (second[15:], 5)
-
-
-def test_texts_of_like_length_share_a_batch_and_short_ones_do_not_come_first() -> None:
-    lengths = np.random.default_rng(0).integers(2, 64, 1003)
-    order = Shuffled(1003, 4, lengths, 8)
-    indices = [i for _, i in order]
-    assert sorted(indices) == list(range(1003))
-    full = lengths[np.reshape(indices[:1000], (-1, 8))]
-    assert full.max(1).sum() * 8 < 1.1 * full.sum(), "of random batches 1.7 times the words would be padding"
-    assert abs(np.corrcoef(np.arange(len(full)), full.mean(1))[0, 1]) < 0.3
-    order.begin(0, start=40)
-    assert [i for _, i in order] == indices[40:]
-    order.begin(1)
-    again = np.reshape([i for _, i in order][:1000], (-1, 8))
-    assert len({frozenset(b) for b in again.tolist()} & {frozenset(indices[i : i + 8]) for i in range(0, 1000, 8)}) < 5
-
-
-@pytest.mark.parametrize("n", [0, 1, 7, 8, 9])
-def test_few_texts_come_once_each(n: int) -> None:
-    assert sorted(i for _, i in Shuffled(n, 4, np.arange(n), 8)) == list(range(n))
-
-
-def test_batches_of_texts_hold_little_padding(tmp_path: Path) -> None:
-    from tlcompile.data import csv as source
-
-    rows = [f"{'film ' * (i % 13 + 1)},{'good' if i % 2 else 'bad'}" for i in range(260)]
-    (tmp_path / "films.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    options = source.Options.model_validate({"path": "films.csv"}, context={"base": tmp_path})
-    data = DataTable(task="text-classification", source="csv", calibration=8)
-    prepare(source, options, data, "text", 17, tmp_path)
-    texts = Split(tmp_path, "train")
-    loader, _ = training_loader(texts, nets.network(nets.TEXT[0]), 0, TrainTable(epochs=1), 8, seed=5)
-    masks = [inputs["attention_mask"] for inputs, _ in loader]
-    assert sum(int(m.sum()) for m in masks) > 0.85 * sum(m.numel() for m in masks), "of random batches under two thirds"

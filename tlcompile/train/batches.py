@@ -29,18 +29,13 @@ if TYPE_CHECKING:
 
 Key = int | tuple[int, int]  # an index, or (epoch, index)
 _SIZE_STEP = 8  # pixels between the sizes of a growing image
-_WINDOW = 32  # batches of texts
 
 
 class Shuffled(Sampler[tuple[int, int]]):
-    """(epoch, index) in an order that `seed` and `epoch` decide, without the first `start`: they are done already.
+    """(epoch, index) in an order that `seed` and `epoch` decide, without the first `start`: they are done already."""
 
-    With `lengths` [n] examples of like length come together, `batch_size` at a time.
-    """
-
-    def __init__(self, n: int, seed: int, lengths: np.ndarray | None = None, batch_size: int = 1) -> None:
+    def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed, self.epoch, self.start = n, seed, 0, 0
-        self.lengths, self.batch_size = lengths, batch_size
 
     def begin(self, epoch: int, start: int = 0) -> None:
         """What the next iteration goes through: `epoch`, from its example number `start` on."""
@@ -50,23 +45,8 @@ class Shuffled(Sampler[tuple[int, int]]):
         return self.n - self.start
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.n)
-        if self.lengths is not None:
-            order = _like_together(order, self.lengths, self.batch_size, rng)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n)
         return ((self.epoch, i) for i in order[self.start :].tolist())
-
-
-def _like_together(order: np.ndarray, lengths: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """`order` with examples of like length in one batch of `size`, the batches shuffled: less of them is padding.
-
-    Only `_WINDOW` batches that follow each other are sorted, so that batches differ from epoch to epoch. What fills no
-    batch stays last, for it may be left out and must not be the longest.
-    """
-    whole = len(order) // size * size
-    windows = np.split(order[:whole], range(_WINDOW * size, whole, _WINDOW * size))
-    batches = np.concatenate([w[lengths[w].argsort(kind="stable")] for w in windows]).reshape(-1, size)
-    return np.concatenate([rng.permutation(batches).ravel(), order[whole:]])
 
 
 class Images(Dataset[Batch]):
@@ -132,9 +112,7 @@ def training_loader(
     What is worth computing once (decoded pictures, translated texts) is kept in `work`. With `answers`, a teacher's row
     for each example, the targets of a batch are (targets, answers).
     """
-    collate = Collate(network)
-    lengths = None if isinstance(network.spec, ImageSpec) else split.shapes[:, 0]
-    order = Shuffled(len(split), seed, lengths, batch_size)
+    order, collate = Shuffled(len(split), seed), Collate(network)
     dataset: Images | Texts | WithAnswers
     if isinstance(network.spec, ImageSpec):
         rising = sizes(table, size)
