@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -63,7 +64,8 @@ def steps(module: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> 
 
 
 def on_cpu() -> Accelerator:
-    """Leaves modules and optimizers where they are, on machines with a GPU too."""
+    """Leaves modules and optimizers where they are, on machines with a GPU too; no precision of an earlier training."""
+    AcceleratorState._reset_state()
     gpu = torch.cuda.is_available()
     return Accelerator(cpu=not gpu, device_placement=not gpu)
 

@@ -57,6 +57,8 @@ def test_texts_come_from_lines_columns_and_keys(tmp_path: Path) -> None:
     assert pseudo.read(tmp_path / "a.txt", "text").items == ("one film", "two films")
     assert pseudo.read(tmp_path / "b.csv", "text").items == ("a, b",)
     assert list(pseudo.read(tmp_path / "c.jsonl", "text")) == ["c", "d"]
+    (tmp_path / "long.csv").write_text("text\n" + "x" * 200_000)
+    assert [len(text) for text in pseudo.read(tmp_path / "long.csv", "text")] == [200_000]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_texts_come_from_lines_columns_and_keys(tmp_path: Path) -> None:
         ("a.jsonl", "[1]\n", "a row has no 'text'"),
         ("a.txt", "\n\n", "holds no texts"),
         ("a.txt", "caf\udce9\n", "can't be read"),
-        ("a.csv", "text\n" + "x" * 200_000, "can't be read"),
+        ("a.csv", "text\n" + "x" * (17 << 20), "can't be read"),
     ],
 )
 def test_a_file_that_holds_no_texts_is_told(tmp_path: Path, name: str, content: str, says: str) -> None:

@@ -16,7 +16,7 @@ from tlcompile.data._files import lines
 from tlcompile.data._source import Problems
 
 _DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
-_LONGEST_FIELD = 16 << 20  # characters; the csv module's own limit would refuse long documents
+LONGEST_FIELD = 16 << 20  # characters; the csv module's own limit would refuse long documents
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _records(
     path: Path, name: str, delimiter: str, quoted: bool, problems: Problems
 ) -> Iterator[tuple[int, list[str]]]:
     """(line on which it begins, fields) of each row that is not blank. Stops where the quotes can't be followed."""
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(LONGEST_FIELD)
     taken: list[str] = []  # the lines of the row at hand
 
     def source() -> Iterator[str]:

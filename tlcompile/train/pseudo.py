@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from tlcompile.data._csv import LONGEST_FIELD
 from tlcompile.data._source import Example
 from tlcompile.data._split import Split
 from tlcompile.data._write import SplitWriter
@@ -80,6 +81,7 @@ def _texts(place: Path) -> Iterator[str]:
             if place.suffix.lower() == ".txt":
                 yield from (line.rstrip("\r\n") for line in file)
                 return
+            csv.field_size_limit(LONGEST_FIELD)
             lines = csv.DictReader(file) if place.suffix.lower() == ".csv" else filter(str.strip, file)
             rows: Any = lines if isinstance(lines, csv.DictReader) else map(json.loads, lines)
             yield from (str(row[COLUMN]) for row in rows)
