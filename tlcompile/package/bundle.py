@@ -74,22 +74,8 @@ def write(
     `environment.versions`) and `provenance` go into the manifest and the card. All may be absent.
     BundleError where what was given makes no valid manifest.
     """
-    _copy_graph(graph, folder)
-    shutil.copyfile(golden, folder / "golden.npz")
-    for engine_name, file in other_golden.items():
-        place = folder / _golden(engine_name)
-        place.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, place)
-    shutil.copytree(report, folder, dirs_exist_ok=True)
-    for engine_name, engine, _, _ in engines:
-        shutil.copytree(engine.folder, folder / _place(engine_name))
-    backends = sorted({str(engine.info["backend"]) for _, engine, _, _ in engines})
-    write_json(folder / "labels.json", list(graph.signature.classes))
-    (folder / "predict.py").write_text(_PREDICT, encoding="utf-8")
-    (folder / "requirements.txt").write_text(
-        _requirements(graph.signature, [engine for _, engine, _, _ in engines]), encoding="utf-8"
-    )
-    carry(backends, folder / "runtime")
+    _copy_files(folder, graph, golden, other_golden, report)
+    _copy_engines(folder, graph.signature, [(name, engine) for name, engine, _, _ in engines])
     written = {
         "format": manifests.FORMAT,
         "tlcompile": tlcompile.__version__,
@@ -109,11 +95,29 @@ def write(
     (folder / manifests.NAME).write_text(manifest.to_text(), encoding="utf-8")
 
 
-def _copy_graph(graph: Graph, folder: Path) -> None:
+def _copy_files(folder: Path, graph: Graph, golden: Path, other_golden: Mapping[str, Path], report: Path) -> None:
+    """The portable graph, the examples of the self-tests and the report."""
     shutil.copyfile(graph.model, folder / "model.onnx")
     for file in ("signature.json", "tokenizer.json"):
         if (graph.folder / file).exists():
             shutil.copyfile(graph.folder / file, folder / file)
+    write_json(folder / "labels.json", list(graph.signature.classes))
+    shutil.copyfile(golden, folder / "golden.npz")
+    for engine_name, file in other_golden.items():
+        place = folder / _golden(engine_name)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
+    shutil.copytree(report, folder, dirs_exist_ok=True)
+
+
+def _copy_engines(folder: Path, signature: Signature, engines: Sequence[tuple[str, Engine]]) -> None:
+    """The engines and what runs them without the compiler."""
+    for name, engine in engines:
+        shutil.copytree(engine.folder, folder / _place(name))
+    (folder / "predict.py").write_text(_PREDICT, encoding="utf-8")
+    needed = _requirements(signature, [engine for _, engine in engines])
+    (folder / "requirements.txt").write_text(needed, encoding="utf-8")
+    carry(sorted({str(engine.info["backend"]) for _, engine in engines}), folder / "runtime")
 
 
 def _place(engine_name: str) -> str:

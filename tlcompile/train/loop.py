@@ -33,6 +33,7 @@ from tlcompile.train import (
     machine,
     monitor,
     optim,
+    padding,
     samples,
     schedules,
     select,
@@ -230,7 +231,7 @@ class Trainer:
             self.save_sample(mixed, soft)
         with accelerator.accumulate(self.module):
             with machine.forward_pass(accelerator, table):
-                logits = self.module(*mixed.values())
+                logits = padding.forward(self.module, mixed)
                 answers = self.teacher.answers(mixed, kept)
             loss = self.teacher(self.loss(logits, soft), logits, answers)
             value = float(loss.detach())
