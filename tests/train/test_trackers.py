@@ -53,3 +53,19 @@ def test_tensorboard_gets_what_the_log_gets(splits: Path, tmp_path: Path) -> Non
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     wanted = [line["loss"] for line in lines if "loss" in line]
     assert [event.value for event in read.Scalars("loss")] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
+def test_a_tracker_that_is_installed_takes_a_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read while it is imported
+    pytest.importorskip(name, reason=f"pip install {name}")
+    trackers = Trackers((name,), "run", tmp_path / "runs", {"lr": 1e-3, "betas": (0.9, 0.999)}, tmp_path)
+    for step in (1, 2, 3):
+        trackers.log({"loss": 1 / step}, step)
+    trackers.finish()
+    assert not trackers.dropped
+    assert list(trackers.open) == [name]
+    kept = [file for file in tmp_path.rglob("*") if file.is_file() and file.name != "log.jsonl"]
+    assert kept, "nothing was written"
