@@ -105,14 +105,7 @@ class _Reader:
             self.known("tasks", data.task, ("data", "task"))
         _, model = self.plugin(None, raw.get("model"), ("model",), "models", "library")
         train = self.table(TrainTable, raw.get("train", {}), ("train",))
-        if data and train and data.task in registry.names("tasks"):
-            for problem in fits.check(train, registry.load("tasks", data.task)):
-                self.say(tuple(problem.where.split(".")), problem.what, problem.nearest)
-        extras = ensemble_tables.Extras()
-        if head and data and model and train and data.task in registry.names("tasks"):
-            extras = members.read(self, raw, model, train, head.seed)
-            for problem in ensemble_tables.check(extras, registry.load("tasks", data.task).LABELS, train):
-                self.say(tuple(problem.where.split(".")), problem.what, problem.nearest)
+        extras = self.learning(raw, data, model, train, head.seed if head else 0)
         export = self.table(ExportTable, raw.get("export", {}), ("export",))
         compress = self.passes("compress", raw.get("compress", {}))
         optimize = raw.get("optimize", {})
@@ -146,6 +139,22 @@ class _Reader:
             extras,
             explore,
         )
+
+    def learning(
+        self, raw: dict[str, Any], data: DataTable | None, model: Plugin | None, train: TrainTable | None, seed: int
+    ) -> ensemble_tables.Extras:
+        """The tables of members, views and students, and whether they and [train] suit the task."""
+        if not (data and train and data.task in registry.names("tasks")):
+            return ensemble_tables.Extras()
+        task = registry.load("tasks", data.task)
+        problems = list(fits.check(train, task))
+        extras = ensemble_tables.Extras()
+        if model:
+            extras = members.read(self, raw, model, train, seed)
+            problems += ensemble_tables.check(extras, task.LABELS, train)
+        for problem in problems:
+            self.say(tuple(problem.where.split(".")), problem.what, problem.nearest)
+        return extras
 
     def is_table(self, name: str, value: Any) -> bool:
         if name == "compile":
