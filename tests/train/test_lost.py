@@ -16,7 +16,8 @@ from tlcompile.models import timm
 from tlcompile.recipe.tables import Plugin
 from tlcompile.recipe.train_table import AugmentTable, LoraTable, TrainTable
 from tlcompile.tasks import image_classification
-from tlcompile.train import averaging, loop, lora, machine, optim, select
+from tlcompile.train import averaging, loop, lora, machine, monitor, optim, select
+from tlcompile.train.choosing import Choice
 from tlcompile.train.lost import compare
 
 
@@ -156,6 +157,17 @@ PLANTED: dict[str, tuple[dict[str, Any], tuple[Any, str, Any], str]] = {
         (machine, "prepare", lambda *_: None),
         "gradient_checkpointing",
     ),
+    "keep": (
+        {"keep": "best"},
+        (Choice, "final", lambda *_: None),
+        "keep: the recipe says best, training applied last",
+    ),
+    "early_stopping": (
+        {"epochs": 4, "early_stopping": 1, "lr": 1e-12},
+        (Choice, "stop", lambda *_: False),
+        r"early_stopping \(epochs after it was due\): the recipe says 0, training applied [123]",
+    ),
+    "monitor_gradients": ({}, (monitor.Gradients, "look", lambda _: None), "monitor_gradients: the recipe says True"),
     "channels_last": ({}, (machine, "prepare", lambda *_: None), "channels_last"),
     "image_size": (
         {"image_size": 64},

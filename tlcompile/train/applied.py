@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tlcompile import tasks
 from tlcompile.recipe.train_table import TrainTable
-from tlcompile.train import machine, optim
+from tlcompile.train import choosing, machine, optim
 from tlcompile.train.depth import blocks, inside
 from tlcompile.train.dress import KeepZeros
 from tlcompile.train.fake_quant import Rounded
@@ -37,6 +37,9 @@ def read_back(trainer: Trainer, kept: str) -> dict[str, Any]:
         "groups": [_group(g) for g in inner.param_groups],
         "schedule": {"name": trainer.schedule.table.schedule, **trainer.schedule.applied()},
         "weights": kept,
+        "keep": trainer.choice.kept,
+        "epochs_since_best": choosing.waits(trainer.history),
+        "gradients_watched": trainer.gradients.calls,
         "average": {"ema_decay": trainer.average.decay, "states": trainer.average.count},
         "epochs": len(trainer.history),
         "steps": trainer.schedule.done,

@@ -24,6 +24,7 @@ class Choice:
 
     def __init__(self, table: TrainTable, work: Path) -> None:
         self.table, self.work = table, work
+        self.kept = "last"
 
     def after_epoch(self, history: list[dict[str, Any]], weights: State) -> None:
         """Keep `weights` if they may be wanted in the end. To be called by the main process, before the checkpoint."""
@@ -47,13 +48,13 @@ class Choice:
     def final(self, history: list[dict[str, Any]], score: Callable[[State], float]) -> tuple[State, str] | None:
         """(weights, what they are), or None where the last ones are kept. `score` is that of weights on validation."""
         if self.table.keep == "best":
-            epoch = best(history)
+            epoch, self.kept = best(history), "best"
             return load_file(self._path(epoch)), f"epoch {epoch + 1} of {len(history)}, with the lowest validation loss"
         if self.table.keep == "soup":
             states = [load_file(self._path(epoch)) for epoch in range(len(history))]
             order = sorted(range(len(states)), key=lambda i: -history[i]["val_accuracy"])
             state, chosen = averaging.soup(states, order, score)
-            names = ", ".join(str(i + 1) for i in sorted(chosen))
+            names, self.kept = ", ".join(str(i + 1) for i in sorted(chosen)), "soup"
             return state, f"the mean of the weights after epochs {names}, chosen on validation"
         return None
 
@@ -78,3 +79,9 @@ class Choice:
 def best(history: list[dict[str, Any]]) -> int:
     """Index of the epoch with the lowest validation loss, the first of equals."""
     return min(range(len(history)), key=lambda i: history[i]["val_loss"])
+
+
+def waits(history: list[dict[str, Any]]) -> list[int]:
+    """Epochs since the best one, after each epoch; nothing where there is no validation."""
+    validated = history[: 0 if history[0]["val_loss"] is None else None]
+    return [done - 1 - best(history[:done]) for done in range(1, len(validated) + 1)]

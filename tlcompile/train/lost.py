@@ -20,7 +20,13 @@ Pairs = dict[str, tuple[Any, Any]]
 
 def compare(applied: dict[str, Any], job: Job, table: TrainTable) -> None:
     """TlcompileError naming each value of `job` and its settled `table` that was not applied."""
-    pairs = _common(applied, table) | _selected(applied, table) | _loss(applied, table) | _run(applied, table)
+    pairs = (
+        _common(applied, table)
+        | _chosen(applied, table)
+        | _selected(applied, table)
+        | _loss(applied, table)
+        | _run(applied, table)
+    )
     for group in applied["groups"]:
         pairs |= _group(group, table)
     pairs = {f"train.{key}": pair for key, pair in pairs.items()} | _model(applied, job)
@@ -57,6 +63,17 @@ def _common(applied: dict[str, Any], table: TrainTable) -> Pairs:
         found["image_size_start"] = (table.image_size_start, applied["image_size_start"])
     if not (table.early_stopping and applied["epochs"] < table.epochs):
         found |= {"epochs": (table.epochs, applied["epochs"]), **_schedule(applied, table)}
+    return found
+
+
+def _chosen(applied: dict[str, Any], table: TrainTable) -> Pairs:
+    """What was kept, what was watched, and whether the end came when it was due."""
+    found: Pairs = {"keep": (table.keep, applied["keep"])}
+    if table.monitor_gradients:
+        found["monitor_gradients"] = (True, applied["gradients_watched"] > 0)
+    if table.early_stopping:
+        late = sum(wait >= table.early_stopping for wait in applied["epochs_since_best"][:-1])
+        found["early_stopping (epochs after it was due)"] = (0, late)
     return found
 
 
