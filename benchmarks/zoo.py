@@ -8,10 +8,11 @@ functions. TensorRT-RTX builds ahead of time, for sm86, with no GPU. Random weig
 normalisation statistics are taken from random pictures, and the head is scaled so that answers differ between examples
 as much as trained ones do.
 
-Each architecture has a process of its own with a time limit. A cell in which it crashes has failed; another process
-makes those behind it. Architectures that are whole in `benchmarks/results/zoo.json` are not made again, so a run that
-was killed goes on where it was. `--short` takes as many architectures, one of each library first, as fit in nine
-minutes, into a file of its own. `--write-docs` renews the table of `docs/models.md`. The last line is one JSON object.
+Each architecture has a process of its own with a time limit. A graph or a cell in which it crashes has failed; another
+process makes those behind it. Architectures that are whole in `benchmarks/results/zoo.json` are not made again, so a
+run that was killed goes on where it was. `--short` takes as many architectures, one of each library first, as fit in
+nine minutes, into a file of its own. `--write-docs` renews the table of `docs/models.md`. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,43 +51,78 @@ def sentence(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def make_graphs(name: str, folder: Path) -> dict[str, Any]:
-    """Fill `folder` with a graph for each precision and dialect; the facts or the error of each."""
+class Bench:
+    """What is done of one architecture, on disk, so that another process goes on behind a crash.
+
+    `made.jsonl` has a line [step, facts] for each step that is done, `now` names the one that is under way. Steps are
+    the graphs (`export`, `fp32`, `fp16`, `int8-DIALECT`) and the cells of `COLUMNS`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file, self.now = folder, folder / "made.jsonl", folder / "now"
+
+    @property
+    def made(self) -> dict[str, Any]:
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        return dict(json.loads(line) for line in lines)
+
+    def note(self, step: str, facts: dict[str, Any]) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps([step, facts]) + "\n")
+        self.now.unlink(missing_ok=True)
+
+    def __call__(self, step: str, make: Callable[[], dict[str, Any]]) -> bool:
+        """Do `step` unless it is done; whether it worked. Errors of ours are facts."""
+        from tlcompile.errors import TlcompileError
+
+        made = self.made
+        if step in made:
+            return bool(made[step]["ok"])
+        self.now.write_text(step)
+        start = time.monotonic()
+        try:
+            facts = {"ok": True, **make(), "seconds": round(time.monotonic() - start, 2)}
+        except TlcompileError as error:
+            facts = {"ok": False, "why": sentence(error)}
+        self.note(step, facts)
+        return bool(facts["ok"])
+
+
+def make_graphs(name: str, bench: Bench) -> None:
+    """A graph for each precision and dialect, each a step of `bench`."""
     from tests.families import exported, feeds_of, passed
     from tlcompile import compile as backends
     from tlcompile import registry
-    from tlcompile.artifacts import ImageSpec, read_json
+    from tlcompile.artifacts import Graph, ImageSpec, read_json
     from tlcompile.errors import TlcompileError
     from tlcompile.export.graph import EXPORTERS
 
-    found: dict[str, Any] = {}
+    folder, base = bench.folder, Graph(bench.folder / "fp32", "")
 
-    def step(key: str, make: Any) -> Any:
-        start = time.monotonic()
-        try:
-            graph = make()
-        except TlcompileError as error:
-            found[key] = {"ok": False, "why": sentence(error)}
-            return None
+    def facts(graph: Graph) -> dict[str, Any]:
         rung = read_json(graph.folder / "parity.json")[-1]
-        found[key] = {"ok": True, **{k: rung.get(k) for k in SHOWN}, "seconds": round(time.monotonic() - start, 2)}
-        return graph
+        return {key: rung.get(key) for key in SHOWN}
 
-    network = network_of(name, folder)
-    found["parameters"] = sum(p.numel() for p in network.module.parameters())
-    feeds = pictures(network.spec) if isinstance(network.spec, ImageSpec) else feeds_of(network)
-    for exporter in EXPORTERS:  # as the export stage: the other one where the first gives no graph that answers alike
-        graph = step("export", lambda e=exporter: exported(network, feeds, folder / "export", e))
-        if graph:
-            found["exporter"] = exporter
-            break
-    base = graph and step("fp32", lambda: passed("simplify", graph, folder / "fp32"))
-    if base:
-        step("fp16", lambda: passed("half", base, folder / "fp16", min_agreement=0.8))  # of 16 near a tie
-        for dialect in {backends.dialect(b, registry.load("compile", b).Options()) for b in BACKENDS}:
-            where = f"int8-{dialect}"
-            step(where, lambda w=where, d=dialect: passed("quantize", base, folder / w, d, min_agreement=0.5))
-    return found
+    def quantized(dialect: str) -> dict[str, Any]:
+        return facts(passed("quantize", base, folder / f"int8-{dialect}", dialect, min_agreement=0.5))
+
+    def export() -> dict[str, Any]:
+        network = network_of(name, folder)
+        feeds = pictures(network.spec) if isinstance(network.spec, ImageSpec) else feeds_of(network)
+        first, other = EXPORTERS  # as the export stage: the other where the first gives no graph that answers alike
+        try:
+            found, exporter = facts(exported(network, feeds, folder / "export", first)), first
+        except TlcompileError:
+            found, exporter = facts(exported(network, feeds, folder / "export", other)), other
+        return {**found, "exporter": exporter, "parameters": sum(p.numel() for p in network.module.parameters())}
+
+    if not bench("export", export):
+        return
+    if not bench("fp32", lambda: facts(passed("simplify", Graph(folder / "export", ""), base.folder))):
+        return
+    bench("fp16", lambda: facts(passed("half", base, folder / "fp16", min_agreement=0.8)))  # of 16 near a tie
+    for dialect in sorted({backends.dialect(b, registry.load("compile", b).Options()) for b in BACKENDS}):
+        bench(f"int8-{dialect}", partial(quantized, dialect))
 
 
 def graph_of(variant: str, backend: str, options: Any) -> str:
@@ -92,28 +131,25 @@ def graph_of(variant: str, backend: str, options: Any) -> str:
     return f"int8-{backends.dialect(backend, options)}" if variant == "int8" else variant
 
 
-def make_engine(folder: Path, variant: str, backend: str, graphs: dict[str, Any]) -> dict[str, Any]:
-    """Compile the graph and hold the engine against it."""
+def make_engine(folder: Path, variant: str, backend: str, made: dict[str, Any]) -> dict[str, Any]:
+    """Compile the graph and hold the engine against it. TlcompileError where that, or a step before it, failed."""
     from tlcompile import compile as backends
     from tlcompile import registry
     from tlcompile.artifacts import Graph, read_json
-    from tlcompile.errors import TlcompileError
+    from tlcompile.errors import Problem, TlcompileError
 
     ahead = {"compute_capability": ["sm86"], "image_px": [SIDE, SIDE, 2 * SIDE], "batch": [1, 1, 8]}
     options = registry.load("compile", backend).Options(**(ahead if backend == "tensorrt_rtx" else {}))
     name = graph_of(variant, backend, options)
     for step in ("export", "fp32", name):
-        if not graphs.get(step, {"ok": True})["ok"]:
-            return {"ok": False, "why": graphs[step]["why"]}
+        if not made[step]["ok"]:
+            raise TlcompileError(Problem(f"the graph {step}", made[step]["why"]))
     graph, engine = Graph(folder / name, ""), folder / f"{backend}-{variant}"
     engine.mkdir(exist_ok=True)
     start = time.monotonic()
-    try:
-        backends.build(backend, options, graph, variant, engine)
-        result: dict[str, Any] = {"ok": True, "build_s": round(time.monotonic() - start, 2)}
-        return result | (run_engine(engine, graph, variant) if read_json(engine / "engine.json")["runs_here"] else {})
-    except TlcompileError as error:
-        return {"ok": False, "why": sentence(error)}
+    backends.build(backend, options, graph, variant, engine)
+    result: dict[str, Any] = {"build_s": round(time.monotonic() - start, 2)}
+    return result | (run_engine(engine, graph, variant) if read_json(engine / "engine.json")["runs_here"] else {})
 
 
 def run_engine(folder: Path, graph: Any, variant: str) -> dict[str, Any]:
@@ -141,33 +177,28 @@ def seconds(call: Any) -> float:
     return time.perf_counter() - start
 
 
-def work(name: str, folder: Path, columns: list[str]) -> None:
-    """In the process of one architecture: its graphs and the cells of `columns`, each a line of `made.jsonl`."""
-    kept = folder / "graphs.json"
-    if not kept.exists():
-        kept.write_text(json.dumps(make_graphs(name, folder)))
-    graphs = json.loads(kept.read_text())
-    for column in columns:
+def work(name: str, folder: Path) -> None:
+    """In a process of one architecture: what is not done yet of its graphs and cells."""
+    bench = Bench(folder)
+    make_graphs(name, bench)
+    for column in COLUMNS:
         variant, backend = column.split("/")
-        cell = make_engine(folder, variant, backend, graphs)
-        with (folder / "made.jsonl").open("a") as file:
-            file.write(json.dumps([column, cell]) + "\n")
+        bench(column, partial(make_engine, folder, variant, backend, bench.made))
 
 
 def measure(name: str) -> dict[str, Any]:
-    """All cells of one architecture. A crash or the time limit is a failure of the cell it came in, like others."""
+    """All steps of one architecture. A crash or the time limit is a failure of the step it came in, like others."""
     start = time.monotonic()
-    cells: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        while missing := [column for column in COLUMNS if column not in cells]:
-            why = in_process(["--work", name, "--folder", scratch, "--columns", *missing])
-            if (folder / "made.jsonl").exists():
-                cells |= dict(json.loads(line) for line in (folder / "made.jsonl").read_text().splitlines())
-            graphs = json.loads((folder / "graphs.json").read_text()) if (folder / "graphs.json").exists() else {}
-            left = [column for column in missing if column not in cells]
-            cells |= {column: {"ok": False, "why": why} for column in (left[:1] if graphs else left)}
-    return {"graphs": graphs, "cells": cells, "seconds": round(time.monotonic() - start, 1)}
+        bench = Bench(Path(scratch))
+        while why := in_process(["--work", name, "--folder", scratch]):
+            if not bench.now.exists():
+                raise SystemExit(f"{name}: {why}")  # a mistake of this script
+            bench.note(bench.now.read_text(), {"ok": False, "why": why})
+        made = bench.made
+    cells = {column: made.pop(column) for column in COLUMNS}
+    known = {key: made["export"].pop(key) for key in ("parameters", "exporter") if key in made["export"]}
+    return {"graphs": known | made, "cells": cells, "seconds": round(time.monotonic() - start, 1)}
 
 
 def in_process(arguments: list[str]) -> str:
@@ -178,6 +209,8 @@ def in_process(arguments: list[str]) -> str:
     except subprocess.TimeoutExpired:
         return f"stopped after {LIMIT_S} s"
     last = (child.stderr.strip().splitlines() or [""])[-1]
+    if child.returncode < 0:
+        return f"crashed: {signal.Signals(-child.returncode).name}"
     return f"exit code {child.returncode}: {last[:160]}" if child.returncode else ""
 
 
@@ -244,11 +277,10 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget the cells that are there")
     parser.add_argument("--write-docs", action="store_true", help="renew the table of docs/models.md from the cells")
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--columns", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.work:
-        work(asked.work, asked.folder, asked.columns)
+        work(asked.work, asked.folder)
     elif unknown := [name for name in asked.only or () if name not in ALL]:
         raise SystemExit(f"unknown: {', '.join(unknown)}; known: {', '.join(ALL)}")
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from tlcompile.artifacts import Feed
 
 CLASSES = ("ant", "bee", "cat", "dog")
-_OPTIONS = {"tensorrt_rtx": {"compute_capability": ("sm86",)}}
+_FEW = (1, 1, 2)  # examples of one call, fewer than the suite's feeds have
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "tensorrt": {"batch": _FEW},
+    "tensorrt_rtx": {"batch": _FEW, "compute_capability": ("sm86",)},
+}
 SIDE = 16  # pixels after the resize
 
 _IMAGE = """
@@ -155,7 +159,7 @@ def text_graph(folder: Path) -> Graph:
 
 
 def options_of(backend: str) -> Options:
-    """The options that a backend is tested with: its defaults, and one capability where each costs a build."""
+    """The options that a backend is tested with: its defaults, but `_FEW`, and one capability as each costs a build."""
     return registry.load("compile", backend).Options(**_OPTIONS.get(backend, {}))
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Feed = dict[str, "np.ndarray"]  # name of a graph input or output -> array
 GOLDEN_BATCH = 8  # examples of one golden feed at most
+EXIT_FILE = "exit.json"  # beside a graph whose first voice may answer alone: {"threshold": from which confidence on}
+FIRST_VOICE = "early_exit/first"  # in such a graph, the logits [batch, K] of that voice, which the others are added to
 InputKind = Literal["image", "text"]
 Labels = Literal["class", "classes", "number"]  # what an example's label is: one of K, any of K, a number
 
@@ -188,7 +190,7 @@ class Checkpoint(Artifact):
 
 @dataclass(frozen=True)
 class Graph(Artifact):
-    """A static ONNX graph `model.onnx` with its `signature.json` and, for text, `tokenizer.json`."""
+    """A static ONNX graph `model.onnx` with its `signature.json`, for text `tokenizer.json`, maybe `exit.json`."""
 
     @property
     def model(self) -> Path:

@@ -3,6 +3,7 @@
 A step states how far it may move the numbers (`Tolerance`); one that moves them further stops the build and is named.
 The judge is ONNX Runtime on the CPU, so that a graph is judged before any backend has seen it. Q/DQ nodes are computed
 as they are written, in fp32: integer kernels saturate on some CPUs, which is a matter of the engine, not of the graph.
+bf16 is emulated, see `emulation`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcompile.artifacts import Feed, ImageSpec, Labels, Signature
+from tlcompile.emulation import computable
 from tlcompile.errors import ParityError, Problem
 from tlcompile.probes import cut, jittered
 
@@ -34,7 +36,7 @@ class Tolerance:
 
 SAME = Tolerance(max_abs=0.01, agreement=0.9, logits=3e-4)
 """Of a step that computes the same in another order: the logits decide."""
-ROUNDING = {"fp32": 1e-3, "fp16": 5e-3}
+ROUNDING = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 0.04}
 ROUNDING_INT8 = 0.02
 """What the logits of an engine may always be off from those of its own graph: in fp32 by the order of sums."""
 LOWERED = {"f16": 0.05, "tf32": 0.05, "bf16": 0.2}
@@ -88,8 +90,7 @@ def run_graph(model: Path, feeds: list[Feed], inner: tuple[str, ...] = ()) -> li
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        source = _exposing(model, inner) if inner else str(model)
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(_source(model, inner), options, providers=["CPUExecutionProvider"])
         names = [o.name for o in session.get_outputs()]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     except Exception as error:  # the classes of onnxruntime have no base of their own
@@ -98,12 +99,16 @@ def run_graph(model: Path, feeds: list[Feed], inner: tuple[str, ...] = ()) -> li
         ) from error
 
 
-def _exposing(model: Path, inner: tuple[str, ...]) -> bytes:
+def _source(model: Path, inner: tuple[str, ...]) -> str | bytes:
+    """What ONNX Runtime loads: the file, or the graph as it can compute it, with the tensors `inner` as outputs."""
     import onnx
 
     loaded = onnx.load(model)
-    loaded.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    content: bytes = loaded.SerializeToString()
+    source = computable(loaded)
+    if source is loaded and not inner:
+        return str(model)
+    source.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    content: bytes = source.SerializeToString()
     return content
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import toy_graphs
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tlcompile.compile._profiles import Profile, ProfileOptions, nearest_profile, shapes
+from tlcompile.artifacts import Graph
+from tlcompile.compile._feed import in_pieces
+from tlcompile.compile._profiles import Profile, ProfileOptions, Shapes, nearest_profile, pieces, shapes
 from tlcompile.errors import TlcompileError
 
 
-def image(*ranges: tuple[int, int, int]) -> list[dict[str, tuple[tuple[int, ...], ...]]]:
+def image(*ranges: tuple[int, int, int]) -> list[Shapes]:
     """Profiles of these batches over images of 8 to 64 pixels."""
     first, *others = ranges
     options = ProfileOptions(batch=first, image_px=(8, 16, 64), profiles=tuple(Profile(batch=r) for r in others))
@@ -79,3 +88,47 @@ def test_a_feed_takes_the_range_that_is_fastest_nearest_to_it() -> None:
 def test_a_feed_outside_of_every_range_takes_none(batch: int, side: int) -> None:
     found = nearest_profile(image((1, 1, 4), (32, 32, 64)), {"image": (batch, side, side, 3)})
     assert (found is not None) == (8 <= side <= 64 and (batch <= 4 or 32 <= batch <= 64))
+
+
+@given(st.integers(1, 60), st.lists(st.tuples(st.integers(1, 12), st.integers(0, 5)), min_size=1, max_size=3))
+def test_a_feed_is_cut_into_the_fewest_pieces_that_the_ranges_take(count: int, drawn: list[tuple[int, int]]) -> None:
+    ranges = sorted({(low, low + more) for low, more in drawn})
+    found = pieces(image(*((low, low, high) for low, high in ranges)), {"image": (count, 16, 16, 3)})
+    sizes = {size for low, high in ranges for size in range(low, high + 1)}
+    reached, calls = {0}, 0  # sums of so many sizes
+    while count not in reached and calls < count:
+        reached, calls = {total + size for total, size in itertools.product(reached, sizes) if total < count}, calls + 1
+    assert len(found) == (calls if count in reached else 0)
+    assert sum(found) == (count if found else 0)
+    assert set(found) <= sizes
+
+
+def test_only_examples_are_cut() -> None:
+    """One range is for single large pictures, the other for several small ones."""
+    ranges = (Profile(batch=(2, 4, 4), image_px=(8, 8, 16)),)
+    profiles = shapes(ProfileOptions(batch=(1, 1, 1), image_px=(16, 64, 64), profiles=ranges), toy_graphs.IMAGE)
+    for side, counts in ((8, (4, 2)), (16, (4, 2)), (64, (1,) * 6), (65, ()), (7, ())):
+        assert pieces(profiles, {"image": (6, side, side, 3)}) == counts
+    assert pieces(profiles, {"image": (7, 8, 8, 3)}) == (4, 3)
+    assert pieces(profiles, {"image": (1, 8, 8, 3)}) == ()
+    assert pieces(profiles, {"image": (3, 16, 64, 3)}) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_runtime_that_takes_few_examples_answers_a_larger_feed_like_its_graph(
+    most: int, graphs: Callable[[str], Graph], tmp_path: Path
+) -> None:
+    model = onnx.load(graphs("fp32").model)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = most
+    onnx.save(model, tmp_path / "fixed.onnx")
+    fixed, free = (onnxruntime.InferenceSession(str(p)) for p in (tmp_path / "fixed.onnx", graphs("fp32").model))
+    names, feed = [o.name for o in free.get_outputs()], toy_graphs.images(6)
+    with pytest.raises(Exception, match="Got: 6 Expected"):
+        fixed.run(names, feed)
+    profiles = shapes(ProfileOptions(batch=(most,) * 3, image_px=(8, 16, 64)), toy_graphs.IMAGE)
+    counts = pieces(profiles, {name: value.shape for name, value in feed.items()})
+    assert counts == (most,) * (6 // most)
+    found = in_pieces(lambda part: dict(zip(names, fixed.run(names, part), strict=True)), feed, counts)
+    for name, expected in zip(names, free.run(names, feed), strict=True):
+        np.testing.assert_allclose(found[name], expected, atol=1e-6)

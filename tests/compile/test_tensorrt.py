@@ -218,3 +218,38 @@ def test_a_version_that_does_not_fit_drops_the_times_with_a_sentence(
     _timing.use(config, "tensorrt", tmp_path / "old.cache")
     assert config.real.get_timing_cache() is not None  # an empty one
     assert "old.cache is damaged or of another GPU or version: dropped, times anew" in capsys.readouterr().err
+
+
+INSPECTED = """{"Layers": [
+{"Name": "node_of_gpu_0/res4_0_branch2a_1 + node_of_gpu_0/res4_0_branch2a_bn_1",
+ "LayerType": "CaskConvolution",
+ "Inputs": [{"Name": "gpu_0/res3_3_branch2c_bn_3", "Dimensions": [16,512,28,28], "Format/Datatype":
+             "Thirty-two wide channel vectorized row major Int8 format."}],
+ "Outputs": [{"Name": "gpu_0/res4_0_branch2a_bn_2", "Dimensions": [16,256,28,28], "Format/Datatype":
+              "Thirty-two wide channel vectorized row major Int8 format."}],
+ "ParameterType": "Convolution", "Kernel": [1,1], "OutMaps": 256, "Groups": 1,
+ "Weights": {"Type": "Int8", "Count": 131072}, "Bias": {"Type": "Float", "Count": 256},
+ "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32",
+ "TacticValue": "0x11bde0e1d9f2f35d"},
+{"Name": "Reformatting CopyNode for Input Tensor 0 to conv", "LayerType": "Reformat",
+ "Inputs": [{"Name": "x", "Location": "Device", "Dimensions": [1,3,224,224], "Format/Datatype":
+             "Row major linear FP16 format"}],
+ "Outputs": [], "ParameterType": "Reformat", "Origin": "REFORMAT", "TacticValue": "0x00000000000003ea", "Metadata": ""},
+{"Name": "__myl_CastAdd", "LayerType": "kgen", "Inputs": [{"Name": "a", "Format/Datatype": "Half"},
+ {"Name": "b", "DataType": "Float", "Format": "Row major linear FP32 format (kLINEAR)"}], "Outputs": []},
+{"Name": "signal", "LayerType": "Signal"}],
+"Bindings": ["x", "y"]}"""
+"""The documented form, with a layer of NVIDIA's developer guide, and an input as TensorRT 11 describes it."""
+
+
+def test_what_the_inspector_says_becomes_layers_with_their_kernels_and_types() -> None:
+    convolution, reformat, fused, signal = _nvidia.layers_of_inspector(INSPECTED)
+    assert convolution == {
+        "name": "node_of_gpu_0/res4_0_branch2a_1 + node_of_gpu_0/res4_0_branch2a_bn_1",
+        "kind": "CaskConvolution",
+        "tactic": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32",
+        "inputs": ["Int8"],
+    }
+    assert (reformat["tactic"], reformat["inputs"]) == ("0x00000000000003ea", ["FP16"])
+    assert (fused["tactic"], fused["inputs"]) == ("", ["Half", "Float"])
+    assert signal == {"name": "signal", "kind": "Signal", "tactic": "", "inputs": []}

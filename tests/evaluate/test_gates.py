@@ -13,7 +13,7 @@ from tlcompile.evaluate.gates import Measured, Verdict, judge
 from tlcompile.evaluate.statistics import Drop
 from tlcompile.recipe.tables import GatesTable
 
-FOUND = Measured(accuracy=0.975, drop=Drop(1000, 6, 2, 0.05), p50_ms=2.0, p99_ms=5.0, size_mb=10.0)
+FOUND = Measured(accuracy=0.975, drop=Drop(1000, 6, 2, 0.05), p50_ms=2.0, p99_ms=5.0, size_mb=10.0, memory_mb=90.0)
 
 
 def verdict(found: Measured = FOUND, **gates: float) -> Verdict:
@@ -32,6 +32,7 @@ def test_every_gate_that_is_set_gets_a_verdict_on_its_target() -> None:
         "max_latency_p50_ms": 9,
         "max_latency_p99_ms": 9,
         "max_size_mb": 20,
+        "max_memory_mb": 100,
     }
     verdicts = judge(GatesTable(**gates), FOUND, "fast")
     assert [(v.gate, v.limit) for v in verdicts] == list(gates.items())
@@ -51,6 +52,7 @@ def test_every_key_of_the_table_is_a_gate() -> None:
         ("max_latency_p50_ms", 2.0, 2.0, "2 ms"),
         ("max_latency_p99_ms", 5.0, 5.0, "5 ms"),
         ("max_size_mb", 10.0, 10.0, "10 MB"),
+        ("max_memory_mb", 90.0, 90.0, "90 MB"),
     ],
 )
 def test_a_value_at_its_limit_passes_and_one_beyond_fails(gate: str, limit: float, value: float, why: str) -> None:
@@ -65,9 +67,9 @@ def test_what_could_not_be_computed_fails() -> None:
     assert not verdict(broken, max_latency_p99_ms=1e9).passed
 
 
-@pytest.mark.parametrize("gate", ["max_latency_p50_ms", "max_latency_p99_ms"])
-def test_a_latency_that_can_t_be_measured_here_is_deferred_to_the_device(gate: str) -> None:
-    absent = replace(FOUND, p50_ms=None, p99_ms=None)
+@pytest.mark.parametrize("gate", ["max_latency_p50_ms", "max_latency_p99_ms", "max_memory_mb"])
+def test_what_can_t_be_measured_here_is_deferred_to_the_device(gate: str) -> None:
+    absent = replace(FOUND, p50_ms=None, p99_ms=None, memory_mb=None)
     why = "deferred: this engine can't run on this machine; to be shown on its device"
     assert verdict(absent, **{gate: 1.0}) == Verdict("fast", gate, 1.0, None, True, why, deferred=True)
 

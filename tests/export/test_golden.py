@@ -13,7 +13,7 @@ import torch
 from tlcompile import registry
 from tlcompile.artifacts import Feed, ImageSpec, Signature
 from tlcompile.errors import ParityError
-from tlcompile.export.golden import TOLERANCE, against_torch
+from tlcompile.export.golden import TOLERANCE, _batched, against_torch
 from tlcompile.export.graph import assemble, save, signature_of, torch_outputs
 from tlcompile.export.network import to_onnx
 from tlcompile.models._network import Network
@@ -75,3 +75,14 @@ def test_a_network_that_amplifies_a_grey_level_is_no_fault_of_the_graph(tmp_path
     otherwise[:, :, :, 1] = 255
     with pytest.raises(ParityError, match="export: changed the outputs too much against torch"):
         held(calm, calm, {"image": grey}, tmp_path / "m.onnx", {"image": otherwise})
+
+
+@pytest.mark.parametrize(("sizes", "batches"), [((3, 5, 4), [[0, 2, 4, 6, 8, 10]]), ((2, 2), [[0, 1, 2, 3]]), ((), [])])
+def test_pictures_are_taken_evenly_from_all_feeds(sizes: tuple[int, ...], batches: list[list[int]]) -> None:
+    parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    assert [feed["x"].tolist() for feed in _batched([{"x": p} for p in parts if len(p)], 6)] == batches
+
+
+def test_no_batch_is_larger_than_a_golden_one() -> None:
+    found = [feed["x"].tolist() for feed in _batched([{"x": np.arange(20)}], 20)]
+    assert found == [list(range(8)), list(range(8, 16)), list(range(16, 20))]

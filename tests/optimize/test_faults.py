@@ -25,7 +25,7 @@ from tlcompile.models._network import Network
 from tlcompile.optimize import _held, half, quantize
 from tlcompile.runtime import golden
 
-DIALECTS = ("x86", "tensorrt")
+DIALECTS, LOWER = ("x86", "tensorrt"), ("half", "bf16")
 FAULTS = {**EVERYWHERE, **ONCE}
 
 
@@ -42,7 +42,7 @@ def lively(network: Network) -> Network:
 
 @pytest.fixture(scope="module")
 def ladder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
-    """export, simplify, half and quantize of a small convolutional network; sound, so none of them is refused."""
+    """export, simplify, half, bf16 and quantize of a small convolutional network; sound, so none of them is refused."""
     root = tmp_path_factory.mktemp("ladder")
     torch.manual_seed(0)
     network = lively(timm.build(timm.Options(**{k: v for k, v in MODEL.items() if k != "library"}), 3))
@@ -50,7 +50,8 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Graph]:
     feeds = [{"image": rng.integers(0, 256, (8, 40, 30 + 10 * i, 3), dtype=np.uint8)} for i in range(2)]
     graphs = {"export": exported(network, feeds, root / "export")}
     graphs["simplify"] = passed("simplify", graphs["export"], root / "simplify")
-    graphs["half"] = passed("half", graphs["simplify"], root / "half")
+    for lower in LOWER:
+        graphs[lower] = passed(lower, graphs["simplify"], root / lower)
     for dialect in DIALECTS:
         graphs[dialect] = passed("quantize", graphs["simplify"], root / dialect, dialect, min_agreement=0.0)
     return graphs
@@ -77,7 +78,7 @@ def planted(graph: Graph, fault: str, path: Path) -> float:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("rung", "step"), [("half", "half"), *((d, "quantize") for d in DIALECTS)])
+@pytest.mark.parametrize(("rung", "step"), [*((p, p) for p in LOWER), *((d, "quantize") for d in DIALECTS)])
 def test_a_fault_behind_a_change_of_precision_is_named(
     ladder: dict[str, Graph], rung: str, step: str, fault: str, tmp_path: Path
 ) -> None:

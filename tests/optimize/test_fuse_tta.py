@@ -378,7 +378,6 @@ def test_windows_over_documents_answer_as_the_loop(
         ({"views": ["shift:0,0"]}, "two whole numbers, not both 0"),
         ({"views": ["zoom:0.5"]}, "shows more than there is of the image"),
         ({"views": []}, "at least one view"),
-        ({"weights": [0.5, 0.6]}, "sum to one"),
         ({"weights": [1.0]}, "expected 2 numbers"),
         ({"weights": [0.5, 0.5], "aggregation": "max"}, "takes no weights"),
         ({"views": ["hflip"], "exit_at": 0.9}, "from two views on"),

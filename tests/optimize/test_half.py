@@ -15,6 +15,7 @@ from tlcompile.artifacts import Feed, Graph
 from tlcompile.errors import TlcompileError
 from tlcompile.models import timm
 from tlcompile.optimize import Context, half
+from tlcompile.optimize._precision import HALF
 from tlcompile.parity import run_graph
 
 
@@ -64,7 +65,7 @@ def test_what_would_overflow_or_vanish_is_computed_in_fp32(tmp_path: Path, scale
     half.apply(tmp_path / "m.onnx", half.Options(), Context("", lambda: iter(feeds)), tmp_path / "h.onnx")
     model = onnx.load(tmp_path / "h.onnx")
     known = types(model)
-    beyond = scale * 10 > half.LARGEST / 4 or scale < half.SMALLEST
+    beyond = scale * 10 > HALF.largest / 4 or scale < half.SMALLEST
     assert known["large"] == (TensorProto.FLOAT if beyond else TensorProto.FLOAT16)
     found = run_graph(tmp_path / "h.onnx", feeds)[0]["logits"]
     assert np.abs(found - (feeds[0]["x"] + 1)).max() < 2e-2
@@ -73,7 +74,8 @@ def test_what_would_overflow_or_vanish_is_computed_in_fp32(tmp_path: Path, scale
 
 def test_the_lowest_value_of_a_mask_becomes_that_of_half(tmp_path: Path) -> None:
     value = numpy_helper.from_array(np.array([np.finfo(np.float32).min, -np.inf, 1e-3], np.float32), "mask")
-    assert half._halved(value).tolist() == [-half.LARGEST, -np.inf, pytest.approx(1e-3, rel=1e-3)]
+    halved = numpy_helper.to_array(HALF.tensor(value, "halved"))
+    assert halved.tolist() == [-HALF.largest, -np.inf, pytest.approx(1e-3, rel=1e-3)]
 
 
 def test_a_file_that_is_no_graph_is_told_in_a_sentence(tmp_path: Path) -> None:

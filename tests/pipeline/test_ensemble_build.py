@@ -105,17 +105,15 @@ def test_every_kind_is_built_in_every_precision(place: Place) -> None:
     assert planned(asked, place.root) == every | exits
 
 
-def test_a_backend_without_branches_gets_no_early_exit_and_the_report_says_so(place: Place) -> None:
-    asked = told(place.root / "plan", '[tta]\nearly_exit = true\n[[compile]]\nbackend = "tensorrt_rtx"')
+def test_a_backend_without_branches_leaves_early_as_two_engines_and_the_report_says_so(place: Place) -> None:
+    split = '[[compile]]\nbackend = "openvino"\nearly_exit = "split"'
+    asked = told(place.root / "plan", f'[tta]\nearly_exit = true\n[[compile]]\nbackend = "tensorrt_rtx"\n{split}')
     engines = [step.name for step in plan(asked, Store(place.root / "store")) if step.stage == "compile"]
-    assert "compile/onnxruntime/tta-exit-int8" in engines
-    assert "compile/tensorrt_rtx/tta-int8" in engines
-    assert not any("tensorrt_rtx/tta-exit" in name for name in engines)
-    [sentence] = contenders.left_out(asked)
-    assert sentence.startswith("tensorrt_rtx: no early exit: this backend runs no branches")
-    named = '[tta]\nearly_exit = true\n[[compile]]\nbackend = "tensorrt_rtx"\nvariants = ["tta-exit-fp32"]'
-    with pytest.raises(RecipeError, match="runs no branches"):
-        plan(told(place.root / "plan", named), Store(place.root / "store"))
+    assert {f"compile/{name}/tta-exit-int8" for name in ("onnxruntime", "tensorrt_rtx", "openvino")} <= set(engines)
+    found = contenders.in_two(asked)
+    assert [sentence.partition(":")[0] for sentence in found] == ["tensorrt_rtx", "openvino"]
+    assert all("leaves early as two engines" in sentence for sentence in found)
+    assert contenders.in_two(told(place.root / "plan", '[tta]\n[[compile]]\nbackend = "tensorrt_rtx"')) == []
 
 
 def test_every_engine_is_measured_and_one_ships(place: Place) -> None:

@@ -78,6 +78,12 @@ def test_the_speedup_and_the_keys_of_compress_prune_join_what_is_explored() -> N
     assert (links["pruned-2x"].before, links["pruned-2x-qat"].before) == ("", "pruned-2x")
 
 
+def test_a_speedup_of_compress_prune_that_is_called_like_an_explored_one_takes_its_place() -> None:
+    asked = recipe("[compress.prune]\nspeedup = 1.5000001", EXPLORE)
+    assert explore.speedups(asked) == (1.5000001, 2.0)
+    assert explore.links(asked)["pruned-1.5x"].speedup == 1.5000001
+
+
 def test_without_explore_the_lines_are_those_of_compress() -> None:
     links = explore.links(recipe("[compress.prune]\n[compress.qat]"))
     assert {line: link.name for line, link in links.items()} == {

@@ -73,22 +73,16 @@ def said(root: Path, *tables: str, smallest: str = SMALLEST) -> list[str]:
 
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
-def test_a_range_of_batches_that_is_too_small_to_be_judged_is_told_before_training(
-    tmp_path: Path, backend: str
-) -> None:
+def test_a_range_of_batches_without_single_examples_is_told_before_training(tmp_path: Path, backend: str) -> None:
     def target(ranges: str) -> str:
         return f'[[compile]]\nbackend = "{backend}"\n{ranges}\n'
 
-    [small] = said(tmp_path, target("batch = [1, 1, 4]"))
-    assert small == (
-        f"'{backend}': batch: found [1, 1, 4], which takes no 5; it is judged with 1 to 8 examples of one call"
+    [several] = said(tmp_path, target("batch = [2, 8, 16]\nprofiles = [{ batch = [4, 8, 32] }]"))
+    assert several == (
+        f"'{backend}': batch: found [2, 8, 16], [4, 8, 32], which takes no 1; it is judged with single examples too"
     )
-    gap = said(tmp_path, target("batch = [1, 1, 2]\nprofiles = [{ batch = [4, 8, 16] }]"))
-    assert ["[1, 1, 2], [4, 8, 16], which takes no 3" in line for line in gap] == [True]
-    [larger] = said(tmp_path, target("batch = [1, 8, 16]"), "[evaluate]\nbatch_size = 17")
-    assert "takes no 17; it is judged with 1 to 17" in larger
-    assert "takes no 1;" in said(tmp_path, target("batch = [2, 8, 16]"))[0]
-    assert not said(tmp_path, target("batch = [1, 1, 2]\nprofiles = [{ batch = [3, 8, 8] }]"))
+    assert not said(tmp_path, target("batch = [2, 8, 16]\nprofiles = [{ batch = [1, 1, 1] }]"))
+    assert not said(tmp_path, target("batch = [1, 1, 1]"), "[evaluate]\nbatch_size = 17")
 
 
 def test_views_of_an_image_need_no_larger_batch(tmp_path: Path) -> None:
@@ -130,3 +124,10 @@ def test_a_search_is_keyed_by_what_judges_it(tmp_path: Path) -> None:
 
     assert key("0.01", "") == key("0.02", "")
     assert key("0.01", "search = true") != key("0.02", "search = true")
+
+
+@pytest.mark.parametrize("line", ["", "pruned", "pruned-sparse"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "dynamic-int8"])
+def test_the_line_of_a_variant_is_what_stands_before_its_precision(line: str, precision: str) -> None:
+    recipe = parse(f"{SMALLEST}\n[optimize.quantize]\n[optimize.dynamic]\n{ORT}")
+    assert facts.line_of(recipe, f"{line}-{precision}".removeprefix("-")) == line

@@ -17,6 +17,7 @@ from tlcompile.recipe.write import toml
         ("explore = { speedups = 2 }", "optimize.explore.speedups: "),
         ("explore = { speedups = ['2'] }", "optimize.explore.speedups[0]: expected a number, found a string '2'"),
         ("explore = { speedups = [2, 1.5, 2.0] }", "optimize.explore.speedups: each once, found 2 more than once"),
+        ("explore = { speedups = [1.5, 1.5000001] }", "optimize.explore.speedups: each once, found 1.5 more than once"),
         ("explore = { threads = [-1] }", "optimize.explore.threads[0]: input should be greater than or equal to 0"),
         ("explore = { threads = [1.5] }", "optimize.explore.threads[0]: expected an integer, found a number 1.5"),
         ("explore = { threads = [1, 1] }", "optimize.explore.threads: each once, found 1 more than once"),

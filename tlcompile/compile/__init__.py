@@ -5,7 +5,9 @@ that answers, so it imports only the standard library, `tlcompile.errors`, `opti
 folder and the runtime it is named after.
 
 An engine folder holds the backend's own files, `engine.json`, `signature.json` and, for text, `tokenizer.json`. Where
-its device may have to build it, the graph lies in it too, as `graph.onnx`.
+its device may have to build it, the graph lies in it too, as `graph.onnx`. A library that tells what it made of the
+graph has `layers.json`, or one for each of its plans, `layers-NAME.json`: [{name, kind, tactic, inputs: types}].
+A variant that leaves early may be two engines: see `_split`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from tlcompile import registry
-from tlcompile.artifacts import Graph, Runner, Signature, read_json, write_json
+from tlcompile.artifacts import EXIT_FILE, Graph, Runner, Signature, read_json, write_json
 from tlcompile.compile._cpu import cores
 from tlcompile.compile._options import FP32, GRAPH, LATER, is_later, located, refuse_outside_weights
 from tlcompile.compile._told import told
@@ -25,7 +27,6 @@ __all__ = [
     "FP32",
     "GRAPH",
     "Backend",
-    "branches",
     "build",
     "carried",
     "describe",
@@ -36,6 +37,7 @@ __all__ = [
     "open_engine",
     "refuses",
     "runs_here",
+    "splits",
     "unfit",
     "versions",
 ]
@@ -75,6 +77,7 @@ class Backend(Protocol):
     # CONVERTERS, those of PACKAGES that build an engine and that its device does without.
     # OPSETS = (9, 20): the lowest and highest ONNX opset that its library reads, where not all of `[export] opset`.
     # BRANCHES = True: it runs ONNX `If`, and of its two branches only the one that is taken.
+    # INPUTS_ONLY = True: the engine is fed the inputs of our graphs, and no tensor that another engine made.
     # refuses(variant, kind) -> str: why no engine of this precision (`int8`) can be made for `image` or `text`.
 
 
@@ -99,15 +102,16 @@ def refuses(backend_name: str, variant: str, kind: str) -> str:
     return str(judge(variant.rpartition("-")[2], kind)) if judge else ""
 
 
-def unfit(options: Options, batch: int, tokens: int | None) -> list[Problem]:
+def unfit(options: Options, tokens: int | None) -> list[Problem]:
     """Why an engine with these options can't be judged as the recipe says: see `ProfileOptions.unfit`."""
     judge = getattr(options, "unfit", None)
-    return list(judge(batch, tokens)) if judge else []
+    return list(judge(tokens)) if judge else []
 
 
-def branches(backend_name: str) -> bool:
-    """Whether the backend runs ONNX `If`, one branch of it."""
-    return bool(getattr(_backend(backend_name), "BRANCHES", False))
+def splits(backend_name: str, options: Options) -> bool:
+    """Whether a variant that leaves early is two engines of this backend: ONNX `If` is not run, or not wanted."""
+    branches = getattr(_backend(backend_name), "BRANCHES", False)
+    return not branches or getattr(options, "early_exit", "auto") == "split"
 
 
 def runs_here(backend_name: str, options: Options) -> str:
@@ -171,20 +175,26 @@ def build(backend_name: str, options: Options, graph: Graph, variant: str, folde
         "why_not": why_not,
     }
     write_json(folder / "engine.json", engine)
-    for name in ("signature.json", "tokenizer.json"):
-        if (graph.folder / name).exists():
-            shutil.copyfile(graph.folder / name, folder / name)
+    kept = ("signature.json", "tokenizer.json", *((EXIT_FILE,) if splits(backend_name, options) else ()))
+    for name in (name for name in kept if (graph.folder / name).exists()):
+        shutil.copyfile(graph.folder / name, folder / name)
 
 
 def _built(backend_name: str, options: Options, graph: Graph, folder: Path) -> dict[str, Any]:
     """What the backend says of the engine that it wrote into `folder`; its errors become ours."""
+    from tlcompile.compile import _split
+
     try:
         refuse_outside_weights(graph.model)
         if is_later(options):
             for option, name in carried(backend_name).items():
                 _take_along(getattr(options, option), folder / name)
             return {}
-        return _installed(backend_name).build(graph, options, folder)
+        backend = _installed(backend_name)
+        if splits(backend_name, options) and (graph.folder / EXIT_FILE).exists():
+            continues = not getattr(backend, "INPUTS_ONLY", False)
+            return _split.build(graph, lambda part, place: backend.build(part, options, place), continues, folder)
+        return backend.build(graph, options, folder)
     except TlcompileError:
         raise
     except Exception as error:  # runtimes raise classes of their own, often bare RuntimeError
@@ -209,6 +219,7 @@ def _take_along(path: str | None, place: Path) -> None:
 
 def open_engine(folder: Path) -> Runner:
     """The engine in `folder`, ready to run; every feed is checked against its signature first."""
+    from tlcompile.compile import _split
     from tlcompile.compile._feed import Checked
 
     name, backend, options = _read(folder)
@@ -216,6 +227,8 @@ def open_engine(folder: Path) -> Runner:
         raise BundleError(Problem(str(folder), LATER))
     try:
         signature = Signature.from_json(read_json(folder / "signature.json"))
+        if (folder / EXIT_FILE).exists():
+            return Checked(_split.opened(folder, signature, lambda part: backend.open(part, options)), signature, name)
         return Checked(backend.open(folder, options), signature, name)
     except TlcompileError:
         raise

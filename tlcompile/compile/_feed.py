@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +62,15 @@ def mistakes(feed: Feed, signature: Signature) -> list[Problem]:
         found = _tensor_mistakes(tensor, feed[tensor.name], sizes)
         problems += [Problem(f"feed '{tensor.name}'", what) for what in found]
     return problems
+
+
+def in_pieces(run: Callable[[Feed], Feed], feed: Feed, counts: Iterable[int]) -> Feed:
+    """The answers to `feed` of an engine that takes `counts` of its examples, one number a call."""
+    answers, start = [], 0
+    for count in counts:
+        answers.append(run({name: value[start : start + count] for name, value in feed.items()}))
+        start += count
+    return answers[0] if len(answers) == 1 else {n: np.concatenate([part[n] for part in answers]) for n in answers[0]}
 
 
 class Checked:

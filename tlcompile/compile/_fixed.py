@@ -70,13 +70,11 @@ class FixedRunner:
         self.turn: Any = threading.Lock() if alone else nullcontext()
 
     def run(self, feed: Feed) -> Feed:
-        import numpy as np
+        from tlcompile.compile._feed import in_pieces
 
-        count = len(next(iter(feed.values())))
-        rows = [self._one({name: value[i : i + 1] for name, value in feed.items()}) for i in range(count)]
-        return {name: np.concatenate(parts) for name, parts in zip(self.outputs, zip(*rows, strict=True), strict=True)}
+        return in_pieces(self._one, feed, [1] * len(next(iter(feed.values()))))
 
-    def _one(self, feed: Feed) -> list[np.ndarray]:
+    def _one(self, feed: Feed) -> Feed:
         import numpy as np
 
         assert self.call is not None
@@ -84,8 +82,8 @@ class FixedRunner:
         inputs = [np.ascontiguousarray(self._padded(name, made[name])) for name in self.inputs]
         with self.turn:
             found = self.call(inputs)
-        shapes = self.outputs.values()
-        return [np.array(value, np.float32).reshape(shape) for value, shape in zip(found, shapes, strict=True)]
+        outputs = zip(self.outputs.items(), found, strict=True)
+        return {name: np.array(value, np.float32).reshape(shape) for (name, shape), value in outputs}
 
     def _padded(self, name: str, value: np.ndarray) -> np.ndarray:
         import numpy as np

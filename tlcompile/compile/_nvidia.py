@@ -7,6 +7,7 @@ TensorRT 11 removed them and TensorRT-RTX never had them.
 from __future__ import annotations
 
 import gc
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -184,3 +185,23 @@ def layers_of_log(log: Log) -> list[dict[str, Any]]:
             types = re.findall(r"Datatype: (\w+)", inputs)
             found.append({"name": name, "kind": kind, "tactic": tactic, "inputs": types})
     return found
+
+
+def layers_of_inspector(text: str) -> list[dict[str, Any]]:
+    """The same out of the JSON of the engine inspector of TensorRT 10 or 11."""
+    return [
+        {
+            "name": layer["Name"],
+            "kind": layer.get("LayerType", ""),
+            "tactic": layer.get("TacticName") or layer.get("TacticValue", ""),
+            "inputs": [_type_of(tensor) for tensor in layer.get("Inputs", ())],
+        }
+        for layer in json.loads(text)["Layers"]
+    ]
+
+
+def _type_of(tensor: dict[str, Any]) -> str:
+    """`Int8`: TensorRT 11 says so; 10 says `Thirty-two wide channel vectorized row major Int8 format.`, or `Half`."""
+    layout = str(tensor.get("DataType") or tensor.get("Format/Datatype", ""))
+    found = re.search(r"\b(U?Int\d+|B?FP?\d+|Float|Half|Bool)\b", layout)
+    return found.group() if found else layout

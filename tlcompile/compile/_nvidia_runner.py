@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlcompile.compile import _cuda
+from tlcompile.compile._feed import in_pieces
 from tlcompile.compile._nvidia import Log, logger
-from tlcompile.compile._profiles import Shapes, nearest_profile
+from tlcompile.compile._profiles import Shapes, nearest_profile, pieces
 from tlcompile.compile._slot import Slot, sizes_of
 from tlcompile.errors import BundleError, Problem, TlcompileError
 
@@ -101,14 +102,20 @@ class PlanRunner:
 
     def run(self, feed: Feed) -> Feed:
         wanted = {name: feed[name] for name in self.inputs}
-        profile = nearest_profile(self.profiles, {name: value.shape for name, value in wanted.items()})
-        if profile is None:
+        counts = pieces(self.profiles, {name: value.shape for name, value in wanted.items()})
+        if not counts:
             raise TlcompileError(*self._outside(wanted))
+        return in_pieces(self._run, wanted, counts)
+
+    def _run(self, feed: Feed) -> Feed:
+        """One call of the engine, with a feed that one of its profiles takes."""
+        profile = nearest_profile(self.profiles, {name: value.shape for name, value in feed.items()})
+        assert profile is not None
         self.gpu.use()
         slot = self._slot()
         try:
             self.log.errors.clear()
-            answers = slot.run(wanted, self.outputs, profile, self.setup.cuda_graphs and self._kernels is None)
+            answers = slot.run(feed, self.outputs, profile, self.setup.cuda_graphs and self._kernels is None)
         finally:
             self.idle.put(slot)
         if answers is None:

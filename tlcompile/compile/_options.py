@@ -32,6 +32,11 @@ class EngineOptions(Options):
         description="on a device that can't open the engine: rebuild = build it anew there from its graph, else go on "
         "as portable does; portable = the next engine, at last the portable graph in ONNX Runtime; none = an error",
     )
+    early_exit: Literal["auto", "split"] = Field(
+        "auto",
+        description="how a variant leaves early: split = two engines, the second asked for those of a batch only that "
+        "the first is not sure of; auto = one with a branch where the backend runs branches, else split",
+    )
 
 
 def is_later(options: Options) -> bool:

@@ -1,11 +1,13 @@
 """The ranges of shapes that a TensorRT engine accepts: its optimization profiles, out of the recipe and the signature.
 
 Kernels are chosen for the middle of a range, so one engine can hold several: say, one that is fastest for single
-examples and one for large batches. The runner takes the profile whose best size is nearest to the feed.
+examples and one for large batches. The runner takes the profile whose best size is nearest to the feed, and cuts a
+feed of more examples than any takes into several calls.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict, Strict, field_validator
@@ -47,7 +49,7 @@ class Profile(BaseOptions):
 
 
 class ProfileOptions(EngineOptions):
-    """What both TensorRTs have. A feed outside of every range is refused with a sentence."""
+    """What both TensorRTs have. A feed that no range takes, whole or in pieces, is refused with a sentence."""
 
     model_config = ConfigDict(defer_build=True)  # their schemas are made when a recipe names them
 
@@ -67,17 +69,17 @@ class ProfileOptions(EngineOptions):
 
     _order = field_validator("batch", "image_px", "tokens")(_ordered)
 
-    def unfit(self, batch: int, tokens: int | None) -> list[Problem]:
-        """Feeds that no range takes: of 1 to `batch` examples, and of documents of `tokens` tokens (0: as many as the
-        recipe's defaults make of the model's limit, None: no text is longer than that limit). Views that a graph makes
-        of its input are not fed, so they need no larger batch.
+    def unfit(self, tokens: int | None) -> list[Problem]:
+        """Feeds of a build that no range takes: of one example (larger ones are cut to pieces), and of documents of
+        `tokens` tokens (0: as many as the recipe's defaults make of the model's limit, None: no text is longer than
+        that limit).
         """
         profiles: tuple[ProfileOptions | Profile, ...] = (self, *self.profiles)
         batches = [profile.batch or self.batch for profile in profiles]
         texts = [profile.tokens for profile in profiles if profile.tokens]
         found = []
-        if gap := next((n for n in range(1, batch + 1) if not any(low <= n <= high for low, _, high in batches)), 0):
-            what = f"found {_shown(batches)}, which takes no {gap}; it is judged with 1 to {batch} examples of one call"
+        if min(low for low, *_ in batches) > 1:
+            what = f"found {_shown(batches)}, which takes no 1; it is judged with single examples too"
             found.append(Problem("batch", what))
         if texts and tokens is not None and (not tokens or max(high for *_, high in texts) < tokens):
             longest = f"up to {tokens} tokens" if tokens else "more tokens than the model takes"
@@ -132,13 +134,6 @@ def _of_inputs(ranges: dict[str, Range], signature: Signature) -> Shapes:
 def nearest_profile(profiles: Sequence[Shapes], feed: dict[str, Sizes]) -> int | None:
     """The profile that accepts the shapes of `feed` and is fastest nearest to them; None where none accepts them."""
 
-    def fits(profile: Shapes) -> bool:
-        return all(
-            low <= size <= high
-            for name, (lows, _, highs) in profile.items()
-            for low, size, high in zip(lows, feed[name], highs, strict=True)
-        )
-
     def far(profile: Shapes) -> float:
         """How much larger or smaller the feed is than the best shapes: the product of the ratios of their sides."""
         product = 1.0
@@ -147,5 +142,40 @@ def nearest_profile(profiles: Sequence[Shapes], feed: dict[str, Sizes]) -> int |
                 product *= max(size, wanted) / min(size, wanted)
         return product
 
-    fitting = [index for index, profile in enumerate(profiles) if fits(profile)]
+    fitting = [index for index, profile in enumerate(profiles) if _fits(profile, feed)]
     return min(fitting, key=lambda index: far(profiles[index]), default=None)
+
+
+def _fits(profile: Shapes, feed: dict[str, Sizes], first: int = 0) -> bool:
+    """Whether `profile` accepts the sizes of `feed` from axis `first` on."""
+    return all(
+        low <= size <= high
+        for name, ranges in profile.items()
+        for low, size, high in zip(ranges[0][first:], feed[name][first:], ranges[2][first:], strict=True)
+    )
+
+
+def pieces(profiles: Sequence[Shapes], feed: dict[str, Sizes]) -> tuple[int, ...]:
+    """How many examples of `feed` (its shapes, examples first) go into each call; () where no profile takes them."""
+    inputs = [list(profile.values()) for profile in profiles if _fits(profile, feed, first=1)]
+    ranges = {(max(low[0] for low, _, _ in sizes), min(high[0] for _, _, high in sizes)) for sizes in inputs}
+    return _fewest(next(iter(feed.values()))[0], tuple(sorted(ranges)))
+
+
+@lru_cache(maxsize=256)
+def _fewest(count: int, ranges: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    """The fewest numbers, each inside one of `ranges`, that add up to `count`, the largest first; () where none do."""
+    if any(low <= count <= high for low, high in ranges):
+        return (count,)
+    calls, last = [0], [0]  # to take 0, 1, … examples, and how many of these the last call takes
+    for total in range(1, count + 1):
+        sizes = [size for low, high in ranges for size in range(low, min(high, total) + 1)]
+        fewest = [(1 + calls[total - size], -size) for size in sizes if calls[total - size] >= 0]
+        call, size = min(fewest, default=(-1, 0))
+        calls.append(call)
+        last.append(-size)
+    found: list[int] = []
+    while calls[count] > 0:
+        found.append(last[count])
+        count -= last[count]
+    return tuple(found)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tlcompile.artifacts import Graph
 
 PACKAGES = ("coremltools",)
+INPUTS_ONLY = True
 INSTALL = "pip install coremltools"
 UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "cpu-gpu": "CPU_AND_GPU", "cpu-ne": "CPU_AND_NE"}
 """`units` -> coremltools' name."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tlcompile.artifacts import Graph
 
 PACKAGES = ("executorch", "torchao", "torch")
+INPUTS_ONLY = True
 INSTALL = "pip install executorch"
 _PROGRAM = "model.pte"
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tlcompile.artifacts import Graph
 
 PACKAGES = ("ai-edge-litert", "litert-torch")
+INPUTS_ONLY = True
 CONVERTERS = ("litert-torch",)
 INSTALL = "pip install ai-edge-litert"
 CONVERTER = (

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tlcompile.artifacts import Graph
 
 PACKAGES = ("ncnn", "pnnx")
+INPUTS_ONLY = True
 CONVERTERS = ("pnnx",)
 INSTALL = "pip install ncnn pnnx"
 _FILES = ("model.param", "model.bin")

@@ -7,7 +7,6 @@ choice. Builds are not reproducible to the bit: which kernel wins depends on mea
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,7 +73,7 @@ def device(options: Options) -> dict[str, str]:
 
 
 def build(graph: Graph, options: Options, folder: Path) -> dict[str, Any]:
-    """`engine.trt`, `timing.cache` and the inspector's `layers.json`."""
+    """`engine.trt`, `timing.cache`, what the inspector says as `inspector.json`, and `layers.json` out of it."""
     import tensorrt as trt
 
     if reason := _cuda.why_no_gpu():
@@ -95,7 +94,9 @@ def build(graph: Graph, options: Options, folder: Path) -> dict[str, Any]:
         _timing.write(kept[0], folder / "timing.json")
     if options.weights == "stripped":
         keep_graph(graph, folder)
-    layers = _layers(trt, network, folder / _PLAN)
+    inspected = _inspected(trt, network, folder / _PLAN)
+    (folder / "inspector.json").write_text(inspected, encoding="utf-8")
+    layers = _nvidia.layers_of_inspector(inspected)
     write_json(folder / "layers.json", layers)
     return {"bytes": (folder / _PLAN).stat().st_size, "layers": len(layers), "reproducible": False}
 
@@ -127,14 +128,12 @@ def _configure(trt: _nvidia.TensorRT, config: stubs.IBuilderConfig, options: Opt
         _timing.edit(trt, _BACKEND, config.get_timing_cache(), edits)
 
 
-def _layers(trt: _nvidia.TensorRT, network: _nvidia.Network, plan: Path) -> list[Any]:
-    """What the engine inspector says of each layer."""
+def _inspected(trt: _nvidia.TensorRT, network: _nvidia.Network, plan: Path) -> str:
+    """What the engine inspector says of the engine, as JSON."""
     runtime = trt.Runtime(network.logger)
     engine = runtime.deserialize_cuda_engine(plan.read_bytes())
-    inspector = engine.create_engine_inspector()
-    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-    layers: list[Any] = json.loads(text)["Layers"]
-    return layers
+    told: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return told
 
 
 def open(folder: Path, options: Options) -> Runner:

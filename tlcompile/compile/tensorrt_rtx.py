@@ -131,6 +131,9 @@ def _check_turing(trt: Any, network: _nvidia.Network) -> None:
     if network.quantized():
         what = "sm75 has no int8: ship the fp32 or fp16 variant there (variants = [...]), or drop sm75"
         problems.append(Problem(_BACKEND, what))
+    elif _in_bf16(trt, network.definition):
+        what = "sm75 has no bf16: ship the fp16 variant there (variants = [...]), or drop sm75"
+        problems.append(Problem(_BACKEND, what))
     elif products := _fp32_products(trt, network.definition):
         what = f"sm75 has no fp32 matrix products and {one_of(products[:3])} is one: use an fp16 graph, or drop sm75"
         problems.append(Problem(_BACKEND, what))
@@ -170,6 +173,11 @@ def _fp32_products(trt: Any, definition: stubs.INetworkDefinition) -> list[str]:
         for layer in layers
         if layer.type == trt.LayerType.MATRIX_MULTIPLY and layer.get_input(0).dtype == trt.float32
     ]
+
+
+def _in_bf16(trt: Any, definition: stubs.INetworkDefinition) -> bool:
+    """Whether a layer makes bf16."""
+    return any(definition.get_layer(i).get_output(0).dtype == trt.bfloat16 for i in range(definition.num_layers))
 
 
 def open(folder: Path, options: Options) -> Runner:

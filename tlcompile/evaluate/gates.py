@@ -36,7 +36,7 @@ class Verdict:
 class Measured:
     """What gates look at. `accuracy` is the mean score, which sentences call `metric`.
 
-    Latencies in milliseconds at batch 1; None = not measured (the engine can't run here).
+    Latencies in milliseconds at batch 1, resident memory after batches; None = not measured (it can't run here).
     """
 
     accuracy: float
@@ -45,6 +45,7 @@ class Measured:
     p99_ms: float | None
     size_mb: float
     metric: str = "accuracy"
+    memory_mb: float | None = None
 
 
 def judge(gates: GatesTable, found: Measured, target: str) -> list[Verdict]:
@@ -60,6 +61,7 @@ def judge(gates: GatesTable, found: Measured, target: str) -> list[Verdict]:
         ("max_latency_p50_ms", gates.max_latency_p50_ms, found.p50_ms, "ms"),
         ("max_latency_p99_ms", gates.max_latency_p99_ms, found.p99_ms, "ms"),
         ("max_size_mb", gates.max_size_mb, found.size_mb, "MB"),
+        ("max_memory_mb", gates.max_memory_mb, found.memory_mb, "MB"),
     ):
         if limit is not None and value is None:
             why = "deferred: this engine can't run on this machine; to be shown on its device"

@@ -3,8 +3,8 @@
 Taken from the validation split, spread over its classes, so that the test split stays unseen until `evaluate`.
 
 Of images the rung is judged in two halves, because a pixel that is rounded otherwise would hide a fault of the network:
-the pixels against those of the training library, and the network against torch on the pixels of the graph itself, of
-examples and of the same pictures cut to the network's size.
+the pixels of all of them against those of the training library, and the network against torch on the pixels of the
+graph itself, of `HELD` examples and, in one batch, of `SHARP` pictures cut to the network's size.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tlcompile.models._network import Network
 
 COUNT = 32
+HELD, SHARP = 16, 8
 MAX_SIDE = 512  # larger photos are cut to a corner of this many pixels, so that a bundle stays small
 LEVELS = 0.1
 """Largest mean difference of the pixels of the median example, in grey levels: a few are one level off by rounding, and
@@ -75,27 +76,41 @@ def against_torch(
     `examples` are those of `feeds`, in their order; `expected` is what torch says of them (see `graph.torch_outputs`).
     """
     pictures = isinstance(network.spec, ImageSpec)
-    found = parity.run_graph(model, feeds, INNER if pictures else ())
+    sharp = _batched(probes.cut(feeds, signature), SHARP)
+    answers = parity.run_graph(model, [*feeds, *sharp], INNER if pictures else ())
+    found, exact = answers[: len(feeds)], answers[len(feeds) :]
     rung = parity.compare("export", "torch", found, expected, TOLERANCE, signature)
-    if pictures:
-        _check_pixels(np.concatenate([out["pixels"] for out in found]), examples, network)
-        if not replace(rung, logits=None).ok:
-            rung = replace(rung, tolerance=_widened(found, parity.run_graph(model, probes.jittered(feeds)), signature))
-    rung = parity.check(replace(rung, logits=_moved(network, feeds, found, signature)))
-    if exact := probes.cut(feeds, signature):
-        moved = _moved(network, exact, parity.run_graph(model, exact, INNER), signature)
-        parity.check(replace(rung, rung="export (exact pixels)", logits=moved))
+    if not pictures:
+        return parity.check(rung)
+    _check_pixels(np.concatenate([out["pixels"] for out in found]), examples, network)
+    if not replace(rung, logits=None).ok:
+        rung = replace(rung, tolerance=_widened(found, parity.run_graph(model, probes.jittered(feeds)), signature))
+    rung = parity.check(replace(rung, logits=_moved(network, _batched(found, HELD), signature)))
+    parity.check(replace(rung, rung="export (exact pixels)", logits=_moved(network, exact, signature)))
     return rung
 
 
-def _moved(network: Network, asked: list[Feed], answers: list[Feed], signature: Signature) -> float | None:
-    """How far the logits `answers` are from torch's, of images on the pixels that are in `answers`."""
+def _batched(feeds: list[Feed], count: int) -> list[Feed]:
+    """At most `count` examples of `feeds`, whose shapes are alike, evenly taken, in batches of `GOLDEN_BATCH`."""
+    if not feeds:
+        return []
+    joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+    examples = len(next(iter(joined.values())))
+    chosen = np.unique(np.arange(count) * examples // count)
+    parts = [chosen[start : start + GOLDEN_BATCH] for start in range(0, len(chosen), GOLDEN_BATCH)]
+    return [{name: value[part] for name, value in joined.items()} for part in parts]
+
+
+def _moved(network: Network, answers: list[Feed], signature: Signature) -> float | None:
+    """How far the logits of `answers` are from torch's on the pixels that are in them."""
     import torch
 
-    inputs = [{"pixels": out["pixels"]} for out in answers] if "pixels" in answers[0] else asked
+    def truth(pixels: np.ndarray) -> Feed:
+        inputs = torch.from_numpy(pixels).to(memory_format=torch.channels_last)  # twice as quick for convolutions
+        return {"logits": network.module(inputs).numpy()}
+
     with torch.inference_mode():
-        truth = [{"logits": network.module(*map(torch.from_numpy, feed.values())).numpy()} for feed in inputs]
-    return parity.logits_moved(answers, truth, signature.labels)
+        return parity.logits_moved(answers, [truth(out["pixels"]) for out in answers], signature.labels)
 
 
 def _widened(found: list[Feed], jittered: list[Feed], signature: Signature) -> parity.Tolerance:

@@ -41,7 +41,8 @@ def leave(
     """What is averaged, [N, K], as `mean.combine` gives it: `first` where it is sure, elsewhere what `every` makes.
 
     `every` writes the other voices into the writer that it is given, which is that of the branch. `width` is K,
-    `constants` are those of the graph by name.
+    `constants` are those of the graph by name. The logits of the first voice are the tensor FIRST_VOICE: of what the
+    branch reads, it is all that the network made. Backends without branches get two engines, parted there.
     """
     from onnx import TensorProto, helper
 

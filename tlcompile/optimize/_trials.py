@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from tlcompile.artifacts import Signature
     from tlcompile.optimize import Context
-    from tlcompile.optimize._ranges import Ranges
 
 BATCH = 16  # examples of one shape that a trial runs at once
 
@@ -91,7 +90,6 @@ def start(
     make: Callable[[frozenset[str]], onnx.ModelProto],
     signature: Signature,
     context: Context,
-    ranges: Ranges,
     work: Path,
 ) -> Trials:
     """Trials on the validation examples of `context`, or those of calibration, with a journal in `work`.
@@ -100,9 +98,9 @@ def start(
     """
     feeds = preprocessed(model, (context.validation or context.calibration)())
     answers = run(session(behind_preprocessing(model)), signature.answer, feeds)
-    name = hashlib.sha256(model.SerializeToString(deterministic=True))
-    name.update(json.dumps([context.dialect, sorted(ranges.items())]).encode())
-    name.update(answers.tobytes())
+    name, made = hashlib.sha256(answers.tobytes()), make(frozenset()).graph
+    for part in sorted(part.SerializeToString(deterministic=True) for part in (*made.node, *made.initializer)):
+        name.update(part)
     drop = context.drop or changed(signature.labels, signature.unit)
     journal = work / f"search-{name.hexdigest()}.jsonl"
     return Trials(make, feeds, answers, signature.answer, signature.labels, drop, journal)

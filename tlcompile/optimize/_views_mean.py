@@ -46,7 +46,10 @@ def activation_of(signature: Signature) -> Activation:
 def problems(
     weights: Weights, aggregation: Aggregation, activation: Activation, count: int, width: int, where: str
 ) -> list[Problem]:
-    """What is wrong with `weights` (none where they are empty) for `count` views and `width` classes."""
+    """What is wrong with `weights` (none where they are empty) for `count` views and `width` classes.
+
+    That they sum to one was looked at with the options, see `_shares`.
+    """
     found = []
     if aggregation == "max" and activation == "identity":
         found.append(Problem(f"{where}.aggregation", "'max' is of probabilities, and this task learns a number"))
@@ -61,11 +64,6 @@ def problems(
     if given.shape not in ((count,), (count, width)):
         what = f"expected {count} numbers, or {count} lists of {width} numbers, found shape {list(given.shape)}"
         found.append(Problem(f"{where}.weights", what))
-    elif (given < 0).any() or not np.allclose(given.sum(0), 1, atol=1e-4):
-        sums = np.atleast_1d(given.sum(0))
-        worst = float(sums[np.abs(sums - 1).argmax()])
-        what = "weights are at least 0 and sum to one" + (" in each class" if given.ndim == 2 else "")
-        found.append(Problem(f"{where}.weights", f"{what}; found a sum of {worst:.4g}, the least {given.min():.4g}"))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tlcompile.artifacts import ImageSpec, TextSpec
+from tlcompile.artifacts import FIRST_VOICE, ImageSpec, TextSpec
 from tlcompile.optimize import _views_mean as mean
 from tlcompile.optimize import _views_tokens as tokens
 from tlcompile.optimize._early_exit import leave
@@ -32,7 +32,7 @@ class Voices:
         """What is averaged, [N, K]: see `mean.combine`."""
         if self.options.exit_at is None:
             return self._all(views, write)
-        first = self._logits(views[:1], write)
+        first = write("Identity", self._logits(views[:1], write), called=FIRST_VOICE)
         alone = self._mean(first, 1, self.options.model_copy(update={"weights": ()}), write)
 
         def every(rest: Writer) -> str:

@@ -69,7 +69,7 @@ def apply(model: Path, options: Options, context: Context, target: Path) -> None
             Path(scratch) / "prepared.onnx",
             target,
             op_types_to_quantize=["MatMul", "Gemm"],
-            nodes_to_quantize=chosen,
+            nodes_to_quantize=[*chosen, *(f"{name}_MatMul" for name in chosen)],  # the latter: what becomes of a Gemm
             per_channel=options.per_channel,
             reduce_range=context.dialect == "x86",
             weight_type=QuantType.QInt8,

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Strict
+from pydantic import Strict, field_validator
 
-from tlcompile.artifacts import Feed, Signature, TextSpec, read_json
+from tlcompile.artifacts import FIRST_VOICE, Feed, Signature, TextSpec, read_json
 from tlcompile.errors import Problem, RecipeError, nearest
 from tlcompile.optimize import Context, fuse_tta
+from tlcompile.optimize._shares import shares
 from tlcompile.optimize.fuse_tta import special
 from tlcompile.options import Field, NameList, RecipePath
 from tlcompile.options import Options as Base
@@ -32,6 +33,7 @@ PACKAGES = ("onnx", "onnxruntime")
 ON_BY_DEFAULT = False
 WHERE = "ensemble"
 _Numbers = Annotated[tuple[float, ...], Strict(False)]
+_Heat = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Strict(False)]
 
 
 class Options(Base):
@@ -45,11 +47,13 @@ class Options(Base):
     weights: Annotated[tuple[float | _Numbers, ...], Strict(False)] = Field(
         (), description="one a member, or a list of one a class for each; they sum to one; equal where not given"
     )
-    temperatures: _Numbers = Field((), description="the logits of each member are divided by its own; 1 if not given")
+    temperatures: _Heat = Field((), description="the logits of each member are divided by its own; 1 if not given")
     temperature: float = Field(1.0, gt=0, description="of all members, after their own")
     exit_at: float | None = Field(
         None, gt=0, le=1, description="the first member alone where its answer is at least so sure"
     )
+
+    _sum_to_one = field_validator("weights")(shares)
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ def fuse(members: Sequence[Member], options: Options) -> onnx.ModelProto:
     if options.exit_at is None:
         value = every(write)
     else:
+        own = write("Identity", own, called=FIRST_VOICE)
         alone = combined([own], options.model_copy(update={"weights": ()}), write)
         value = leave(alone, every, activation, options, width, joined.constants, write)
     mean.answer(value, parts[0], activation, mean.averages_logits(options.aggregation, activation), write)
@@ -212,8 +217,6 @@ def _problems(members: Sequence[Member], options: Options) -> list[Problem]:
     if options.temperatures and len(options.temperatures) != len(members):
         what = f"expected {len(members)} numbers, found {len(options.temperatures)}"
         found.append(Problem(f"{WHERE}.temperatures", what))
-    if any(t <= 0 for t in options.temperatures):
-        found.append(Problem(f"{WHERE}.temperatures", "expected numbers above 0"))
     activation, width = mean.activation_of(first.signature), int(first.signature.outputs[0].shape[-1])
     found += mean.problems(options.weights, options.aggregation, activation, len(members), width, WHERE)
     if options.exit_at is not None and activation == "identity":

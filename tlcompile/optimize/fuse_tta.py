@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Strict
+from pydantic import Strict, field_validator
 
 from tlcompile.artifacts import Feed, Signature, TextSpec, read_json
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.optimize import Context
 from tlcompile.optimize import _views as grammar
+from tlcompile.optimize._shares import shares
 from tlcompile.options import Field, NameList
 from tlcompile.options import Options as Base
 from tlcompile.parity import Tolerance
@@ -53,6 +54,8 @@ class Options(Base):
         None, ge=3, description="texts are cut at this many tokens, and no longer at what the network takes"
     )
     layout: Literal["batched", "unrolled"] = Field("batched", description="one run of the network, or one a view")
+
+    _sum_to_one = field_validator("weights")(shares)
 
 
 def variant(options: Options) -> str:

@@ -2,9 +2,9 @@
 
 Precision lives in the graph, so every runtime that reads it computes the same thing. Preprocessing and softmax stay in
 fp32. Ranges of activations are found on the calibration examples by one of four rules (`_ranges`). The graph may be
-made easier to quantize first: `smooth` for transformers, `equalize` for mobile convolutions, `bias_correction` for
-both.
-`search` looks for the layers that must stay in fp32 (`_mixed`).
+made easier to quantize first: `smooth` for transformers, `equalize` for mobile convolutions. Weights may be rounded
+`adaptive`ly, up or down as each layer's output asks (`_adaptive`), and what int8 adds on average taken off the biases
+(`_bias`). `search` looks for the layers that must stay in fp32 (`_mixed`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ ON_BY_DEFAULT = False
 WHERE = "optimize.quantize"
 FEWEST = 2
 """Calibration examples below which a range says little."""
+NONE: frozenset[str] = frozenset()
+Write = Callable[[frozenset[str]], "onnx.ModelProto"]
+"""Nodes that are left in fp32 beside the excluded ones -> the int8 graph."""
 
 
 class Options(Base):
@@ -52,6 +55,10 @@ class Options(Base):
         None, gt=0, lt=1, description="SmoothQuant's alpha: how far large channels move into the weights; 0.5 is usual"
     )
     equalize: bool = Field(False, description="even out the channels of convolutions that follow each other")
+    rounding: Literal["nearest", "adaptive"] = Field(
+        "nearest", description="of weights: to the nearest step, or up or down as the layer's output asks (AdaRound)"
+    )
+    rounding_steps: int = Field(500, ge=1, description="steps of the search for each layer's adaptive rounding")
     bias_correction: bool = Field(False, description="take off what int8 adds to each layer's output on average")
     search: bool = Field(False, description="find the layers that must stay in fp32 to keep the accuracy")
     search_budget_s: float = Field(600, gt=0, description="seconds that the search may take; it can be interrupted")
@@ -60,10 +67,12 @@ class Options(Base):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        default = type(self).model_fields["percentile"].default
-        if self.percentile != default and self.calibration != "percentile":
+        default = {name: field.default for name, field in type(self).model_fields.items()}
+        if self.percentile != default["percentile"] and self.calibration != "percentile":
             raise ValueError(f"percentile is read with calibration = 'percentile', which is '{self.calibration}'")
-        if self.search_budget_s != type(self).model_fields["search_budget_s"].default and not self.search:
+        if self.rounding_steps != default["rounding_steps"] and self.rounding != "adaptive":
+            raise ValueError("rounding_steps is read with rounding = 'adaptive'")
+        if self.search_budget_s != default["search_budget_s"] and not self.search:
             raise ValueError("search_budget_s is read with search = true")
         return self
 
@@ -80,7 +89,8 @@ def tolerance(options: Options) -> Tolerance:
 def apply(model: Path, options: Options, context: Context, target: Path) -> None:
     import onnx
 
-    from tlcompile.optimize import _qdq
+    from tlcompile.optimize import _bias, _qdq
+    from tlcompile.optimize._layers import errors
 
     with told(WHERE, "quantized"), tempfile.TemporaryDirectory() as scratch:
         graph = _qdq.prepared(model, Path(scratch) / "prepared.onnx")
@@ -88,12 +98,11 @@ def apply(model: Path, options: Options, context: Context, target: Path) -> None
         graph = _made_easier(graph, excluded, options, context)
         if options.equalize or options.smooth is not None:
             onnx.save(graph, target.with_name(REFERENCE))
-        ranges = _found(graph, excluded, options, context)
+        write = _writer(graph, _found(graph, excluded, options, context), excluded, options, context)
         if options.bias_correction:
-            _correct(graph, ranges, excluded, options, context)
-        if options.search:
-            excluded |= _searched(model, graph, ranges, excluded, options, context, target)
-        onnx.save(_qdq.write(graph, ranges, excluded, context.dialect, options.per_channel), target)
+            _bias.correct(graph, errors(graph, write(NONE), context.calibration()))
+        in_fp32 = _searched(model, graph, write, excluded, options, context, target) if options.search else NONE
+        onnx.save(write(in_fp32), target)
 
 
 def _made_easier(model: onnx.ModelProto, excluded: set[str], options: Options, context: Context) -> onnx.ModelProto:
@@ -135,45 +144,49 @@ def _found(model: onnx.ModelProto, excluded: set[str], options: Options, context
     return found
 
 
-def _correct(model: onnx.ModelProto, ranges: Ranges, excluded: set[str], options: Options, context: Context) -> None:
-    from tlcompile.optimize import _bias, _qdq
-    from tlcompile.optimize._layers import errors
+def _writer(model: onnx.ModelProto, ranges: Ranges, excluded: set[str], options: Options, context: Context) -> Write:
+    """What makes int8 graphs of `model` as it is when asked; weights are rounded as it is now."""
+    from tlcompile.optimize import _adaptive, _qdq
 
-    rounded = _qdq.write(model, ranges, excluded, context.dialect, options.per_channel)
-    _bias.correct(model, errors(model, rounded, context.calibration()))
+    def write(in_fp32: frozenset[str]) -> onnx.ModelProto:
+        made = _qdq.write(model, ranges, excluded | in_fp32, context.dialect, options.per_channel)
+        _adaptive.put_codes(made, codes)
+        return made
+
+    codes: _adaptive.Codes = {}
+    if options.rounding == "adaptive":
+        codes = _adaptive.adapted(model, write(NONE), context.calibration(), options.rounding_steps)
+    return write
 
 
 def _searched(
     source: Path,
     model: onnx.ModelProto,
-    ranges: Ranges,
+    write: Write,
     excluded: set[str],
     options: Options,
     context: Context,
     target: Path,
-) -> set[str]:
+) -> frozenset[str]:
     """What the search leaves in fp32; `search.json` beside `target` says what it found."""
     import onnx
 
     from tlcompile.artifacts import Signature, read_json, write_json
-    from tlcompile.optimize import _mixed, _qdq, _trials
-
-    def make(in_fp32: frozenset[str]) -> onnx.ModelProto:
-        return _qdq.write(model, ranges, excluded | in_fp32, context.dialect, options.per_channel)
+    from tlcompile.optimize import _mixed, _trials
 
     def timed(measure: Callable[[Path], float], in_fp32: frozenset[str]) -> float:
         with tempfile.TemporaryDirectory() as scratch:
-            onnx.save(make(in_fp32), Path(scratch) / "model.onnx")
+            onnx.save(write(in_fp32), Path(scratch) / "model.onnx")
             return measure(Path(scratch) / "model.onnx")
 
     signature = Signature.from_json(read_json(source.with_name("signature.json")))
     layers = _mixed.layers_of(model.graph, excluded)
     with tempfile.TemporaryDirectory() as scratch:
-        trials = _trials.start(model, make, signature, context, ranges, context.work or Path(scratch))
+        trials = _trials.start(model, write, signature, context, context.work or Path(scratch))
         latency = partial(timed, context.latency) if context.latency else None
         found = _mixed.search(trials, model.graph, layers, context.margin, options.search_budget_s, latency)
     write_json(target.with_name("search.json"), found.record)
-    return set(found.in_fp32)
+    return found.in_fp32
 
 
 def kept_in_fp32(graph: onnx.GraphProto, options: Options) -> set[str]:

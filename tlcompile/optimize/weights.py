@@ -1,7 +1,8 @@
 """Weights in four, two or one bits, activations in fp32: a smaller file, and less memory to read for large products.
 
     int4      [K, N] weights of products in blocks of K, as DequantizeLinear (opset 21), which ONNX Runtime fuses into
-              its 4-bit product and OpenVINO reads. For transformers; convolutions stay in fp32.
+              its 4-bit product and OpenVINO reads. For transformers; convolutions stay in fp32. Rounded to the
+              nearest step, or `adaptive`ly (`_adaptive`)
     ternary   -a, 0 or a for each output channel: F. Li et al., "Ternary Weight Networks", 2016, section 2.2: zero
               below 0.7 times the mean absolute weight, a the mean of the others
     binary    -a or a: M. Rastegari et al., "XNOR-Net", ECCV 2016, section 3.1: a the mean absolute weight
@@ -16,6 +17,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import model_validator
+
 from tlcompile.errors import Problem, TlcompileError
 from tlcompile.optimize import Context
 from tlcompile.optimize._exclude import named
@@ -26,6 +29,8 @@ from tlcompile.options import Options as Base
 from tlcompile.parity import Tolerance
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import numpy as np
     import onnx
 
@@ -39,10 +44,22 @@ BITS = {"ternary": 2, "binary": 1}
 class Options(Base):
     scheme: Literal["int4", "ternary", "binary"] = "int4"
     block_size: Literal[16, 32, 64, 128] = Field(32, description="weights of int4 that share a scale")
+    rounding: Literal["nearest", "adaptive"] = Field(
+        "nearest", description="of int4: to the nearest step, or up or down as the layer's output asks (AdaRound)"
+    )
+    rounding_steps: int = Field(500, ge=1, description="steps of the search for each layer's adaptive rounding")
     exclude: NameList = Field((), description="nodes that stay in fp32, by name or pattern ('*' any text, '[0-9]')")
     min_agreement: float | None = Field(
         None, ge=0, le=1, description="least share of golden examples that keep their label; int4: 0.8, else 0"
     )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.rounding == "adaptive" and self.scheme != "int4":
+            raise ValueError(f"rounding is read with scheme = 'int4', which is '{self.scheme}'")
+        if self.rounding_steps != type(self).model_fields["rounding_steps"].default and self.rounding != "adaptive":
+            raise ValueError("rounding_steps is read with rounding = 'adaptive'")
+        return self
 
 
 def variant(options: Options) -> str:
@@ -71,6 +88,8 @@ def tolerance(options: Options) -> Tolerance:
 def apply(model: Path, options: Options, context: Context, target: Path) -> None:
     import onnx
 
+    from tlcompile.optimize import _adaptive
+
     with told(WHERE, f"given {options.scheme} weights"):
         loaded = onnx.load(model)
         excluded = named(loaded.graph, options.exclude, WHERE)
@@ -85,8 +104,12 @@ def apply(model: Path, options: Options, context: Context, target: Path) -> None
             what = blocks if options.scheme == "int4" else "layer between the first and the last"
             reason = f"nothing is left for {options.scheme} weights: the graph has no {what}"
             raise TlcompileError(Problem(WHERE, reason))
+        fp32 = onnx.ModelProto()
+        fp32.CopyFrom(loaded)
         for node in layers:
             _replace(wiring, node, options)
+        if options.rounding == "adaptive":
+            _adaptive.put_codes(loaded, _adaptive.adapted(fp32, loaded, context.calibration(), options.rounding_steps))
         onnx.checker.check_model(loaded)
         onnx.save(loaded, target)
 

@@ -103,10 +103,10 @@ def _copy_files(folder: Path, graph: Graph, golden: Path, other_golden: Mapping[
             shutil.copyfile(graph.folder / file, folder / file)
     write_json(folder / "labels.json", list(graph.signature.classes))
     shutil.copyfile(golden, folder / "golden.npz")
-    for engine_name, file in other_golden.items():
+    for engine_name, examples in other_golden.items():
         place = folder / _golden(engine_name)
         place.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, place)
+        shutil.copyfile(examples, place)
     shutil.copytree(report, folder, dirs_exist_ok=True)
 
 

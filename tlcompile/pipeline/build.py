@@ -14,7 +14,7 @@ from tlcompile.artifacts import read_json
 from tlcompile.errors import BackendMissing, GateError, Problem, RecipeError, TlcompileError, nearest
 from tlcompile.options import PathText
 from tlcompile.package.publish import check_writable, publish
-from tlcompile.pipeline.ensemble_steps import too_large
+from tlcompile.pipeline import beforehand
 from tlcompile.pipeline.plan import plan
 from tlcompile.pipeline.step import Step
 from tlcompile.recipe import Recipe
@@ -64,13 +64,13 @@ def check_backends(recipe: Recipe) -> None:
 
 
 def check_model(recipe: Recipe) -> None:
-    """RecipeError where the model library does not know the model. Imports the library."""
+    """RecipeError where the model library does not know the model, or all that is asked for can't fit. Imports it."""
     problems = [replace(p, where=f"{recipe.path}: {p.where}") for p in recipe.model.module.check(recipe.model.options)]
     for member in recipe.extras.ensemble.members if recipe.extras.ensemble else ():
         if member.model != recipe.model and member.bundle is None:
             found = member.model.module.check(member.model.options)
             problems += [replace(p, where=f"{recipe.path}: {member.name}: {p.where}") for p in found]
-    if problems := problems or too_large(recipe):
+    if problems := problems or beforehand.problems(recipe):
         raise RecipeError(*problems)
 
 

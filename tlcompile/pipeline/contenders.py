@@ -10,7 +10,7 @@ from tlcompile import compile as backends
 from tlcompile.artifacts import Labels, read_json
 from tlcompile.evaluate.figures import scores
 from tlcompile.pipeline.choose import Budget
-from tlcompile.pipeline.ensemble_steps import BOTH, CHOOSE, ENSEMBLE, EXIT, NO_BRANCHES, SOUP, STUDENT, TTA, exits
+from tlcompile.pipeline.ensemble_steps import BOTH, CHOOSE, ENSEMBLE, EXIT, SOUP, STUDENT, TTA, exits
 from tlcompile.pipeline.ensembles import CHOICE
 from tlcompile.pipeline.step import Made
 from tlcompile.recipe import Recipe
@@ -38,10 +38,11 @@ def mean_of(row: dict[str, Any]) -> float | None:
     return found
 
 
-def left_out(recipe: Recipe) -> list[str]:
-    """A sentence for each target whose backend can't leave early, where the recipe asks for it."""
-    without = [t.name for t in recipe.targets if exits(recipe) and not backends.branches(t.backend.name)]
-    return [f"{name}: no early exit: {NO_BRANCHES}" for name in without]
+def in_two(recipe: Recipe) -> list[str]:
+    """A sentence for each target whose variants that leave early are two engines."""
+    found = [t.name for t in recipe.targets if exits(recipe) and backends.splits(t.backend.name, t.backend.options)]
+    what = "leaves early as two engines: the second answers those examples of a batch that the first is not sure of"
+    return [f"{name}: {what}" for name in found]
 
 
 def early_exits(rows: list[dict[str, Any]], found: dict[str, Any]) -> list[dict[str, Any]]:

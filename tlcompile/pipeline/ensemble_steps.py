@@ -16,19 +16,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from tlcompile.artifacts import FIRST_VOICE
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.optimize import _views
 from tlcompile.options import PathText
 from tlcompile.pipeline import ensembles, fusing, students
 from tlcompile.pipeline.pseudo_steps import labelled
 from tlcompile.pipeline.step import Step, tools
-from tlcompile.recipe import Plugin, Recipe
+from tlcompile.recipe import Recipe
 from tlcompile.recipe.ensemble_tables import Member
 from tlcompile.store import Store
 
 TTA, ENSEMBLE, BOTH = "tta", "ensemble", "ensemble-tta"
 EXIT = "-exit"
-NO_BRANCHES = "this backend runs no branches of a graph, which an early exit is; it gets the variants without one"
 CHOOSE = "choose/"
 Training = Callable[[Recipe], dict[str, Any]]
 """The parts of the key of a training."""
@@ -61,7 +61,7 @@ class Fused:
             name,
             "optimize",
             ("data", *parts, *chosen),
-            lambda: {"kind": kind, "tools": used},
+            lambda: {"kind": kind, "tools": used, **({"parted at": FIRST_VOICE} if kind.endswith(EXIT) else {})},
             partial(fusing.fuse, self.recipe, name, parts, chosen, kind.endswith(EXIT)),
         )
 
@@ -185,6 +185,20 @@ def soup_step(recipe: Recipe, training: Mapping[str, Any]) -> list[Step]:
     ]
 
 
+def given_steps(recipe: Recipe, members: Mapping[str, Step], store: Store) -> list[Step]:
+    """What is finished already and is looked at before anything is trained: bundles that join, a teacher in a file."""
+    ensemble = recipe.extras.ensemble
+    found = [members[member.name] for member in (ensemble.members if ensemble else ()) if member.bundle]
+    teacher = recipe.extras.distill.teacher if recipe.extras.distill else ENSEMBLE
+    if not isinstance(teacher, PathText) or teacher == ENSEMBLE:
+        return found
+
+    def parts() -> dict[str, Any]:
+        return {"file": store.stats.digest(teacher.absolute), "tools": tools("onnx")}
+
+    return [*found, Step(students.GIVEN, "export", ("data",), parts, partial(students.given, recipe))]
+
+
 def student_steps(recipe: Recipe, teacher: str, training: Mapping[str, Any], store: Store) -> list[Step]:
     """What the graph of the step `teacher` ('': the recipe's file) says of the training examples, and who learns it."""
     table = recipe.extras.distill
@@ -201,7 +215,7 @@ def student_steps(recipe: Recipe, teacher: str, training: Mapping[str, Any], sto
     answers = Step(
         "distill/teacher",
         "train",
-        ("data", teacher) if teacher else ("data", "export"),
+        ("data", teacher) if teacher else ("data", "export", students.GIVEN),
         taught,
         partial(students.answers, recipe, teacher),
     )
@@ -209,27 +223,3 @@ def student_steps(recipe: Recipe, teacher: str, training: Mapping[str, Any], sto
         answers,
         Step(f"train/{STUDENT}", "train", ("data", "train", answers.name), learnt, partial(students.train, recipe)),
     ]
-
-
-def too_large(recipe: Recipe) -> list[Problem]:
-    """Before any training: whether all members together can't be as small as `gates.max_size_mb` asks.
-
-    Weights alone are counted, a byte each where a pass makes them int8 and four bytes where none does.
-    """
-    ensemble, limit = recipe.extras.ensemble, recipe.gates.max_size_mb
-    if not ensemble or limit is None:
-        return []
-    kinds = [recipe.model, *(m.model for m in ensemble.members if m.bundle is None)]
-    sizes = {repr(kind): weights_of(kind) for kind in kinds}
-    small = any(step.module.variant(step.options) == "int8" for step in recipe.passes)
-    least = sum(sizes[repr(kind)] for kind in kinds) * (1 if small else 4) / 1e6
-    if least <= limit:
-        return []
-    what = f"{len(kinds)} members hold at least {least:.3g} MB of weights; gates.max_size_mb = {limit:g}"
-    return [Problem(f"{recipe.path}: ensemble", f"{what}; take fewer or smaller members")]
-
-
-def weights_of(model: Plugin) -> int:
-    """How many weights the network has; none are loaded."""
-    network = model.module.build(model.options, 1, pretrained=False)
-    return sum(p.numel() for p in network.module.parameters())

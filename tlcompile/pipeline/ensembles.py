@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlcompile import registry
-from tlcompile.artifacts import Checkpoint, Graph, Signature, Splits, TextSpec, read_json, write_json
+from tlcompile.artifacts import Checkpoint, Graph, Signature, Splits, Target, TextSpec, read_json, write_json
 from tlcompile.errors import Problem, RecipeError, nearest
 from tlcompile.options import PathText
 from tlcompile.pipeline.step import Made
@@ -173,12 +173,18 @@ def of_bundle(place: PathText, made: Made, folder: Path, work: Path) -> None:
     problems, task = class_problems(where, signature.classes, splits.classes), splits.info["task"]
     if signature.task != task:
         problems.insert(0, Problem(where, f"is of the task '{signature.task}', the data is for '{task}'"))
+    if signature.target != splits.target:
+        problems.append(Problem(where, f"learnt {_learnt(signature.target)}, the data has {_learnt(splits.target)}"))
     if problems:
         raise RecipeError(*problems)
     for name in ("model.onnx", "signature.json", "golden.npz", "tokenizer.json"):
         if (bundle / name).exists():
             shutil.copyfile(bundle / name, folder / name)
     write_json(folder / "parity.json", [])
+
+
+def _learnt(target: Target | None) -> str:
+    return f"'{target.name}' with mean {target.mean:.6g} and deviation {target.std:.6g}" if target else "no number"
 
 
 def class_problems(where: str, theirs: Sequence[str], ours: Sequence[str]) -> list[Problem]:

@@ -81,7 +81,7 @@ def speedups(recipe: Recipe) -> tuple[float, ...]:
     if not recipe.explore:
         return ()
     own = [float(step.to_json()["speedup"]) for step in recipe.compress if step.name == PRUNE]
-    return tuple(sorted({*recipe.explore.speedups, *own}))
+    return tuple(sorted({f"{speedup:g}": speedup for speedup in (*recipe.explore.speedups, *own)}.values()))
 
 
 def targets(recipe: Recipe) -> tuple[Target, ...]:

@@ -24,7 +24,9 @@ def found(recipe: Recipe, measurement: Measurement) -> Measured:
     row, drop, candidate = measurement
     batch_1 = row["latency"].get("batch_1", {})
     metric = registry.load("tasks", recipe.task).METRIC
-    return Measured(row["accuracy"], drop, batch_1.get("p50_ms"), batch_1.get("p99_ms"), candidate.size_mb, metric)
+    times, resident = (batch_1.get("p50_ms"), batch_1.get("p99_ms")), row.get("rss_mib")
+    memory = None if resident is None else resident * 2**20 / 1e6
+    return Measured(row["accuracy"], drop, *times, candidate.size_mb, metric, memory)
 
 
 def contest(recipe: Recipe, measured: list[Measurement]) -> list[Measurement]:

@@ -16,7 +16,7 @@ from tlcompile.evaluate.gates import Verdict, judge
 from tlcompile.evaluate.statistics import Drop, MeanDrop, paired_drop
 from tlcompile.pipeline import explore, explore_choice
 from tlcompile.pipeline.choose import Candidate, choose
-from tlcompile.pipeline.contenders import budget, choices, early_exits, kind_of, left_out, mean_of, told
+from tlcompile.pipeline.contenders import budget, choices, early_exits, in_two, kind_of, mean_of, told
 from tlcompile.pipeline.explore import named
 from tlcompile.pipeline.explore_choice import Measurement
 from tlcompile.pipeline.plan import BASE, FP32
@@ -67,6 +67,7 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "early_exit": early_exits(rows, choices(made)),
         "explored": explore_choice.facts(recipe, made),
         "compression": compression(made),
+        "layers": layers(rows, made),
         "parity": ladder(made),
         "history": read_json(checkpoint.folder / "history.json"),
         "confusion": result["confusion"],
@@ -81,7 +82,7 @@ def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
         "notes": [
             *notes(rows),
             *told(choices(made)),
-            *left_out(recipe),
+            *in_two(recipe),
             *joined(made),
             *exported(recipe, made["export"].folder),
             *checkpoint.applied.get("notes", ()),
@@ -175,6 +176,16 @@ def compression(made: Made) -> dict[str, Any]:
     return {name: read_json(path) for (name, _), path in found.items() if path.exists()}
 
 
+def layers(rows: list[dict[str, Any]], made: Made) -> dict[str, Any]:
+    """Engine that ships, and which of its plans -> the layers that its library made of the graph, and their kernels."""
+    found = {}
+    for step in dict.fromkeys(row["engine"] for row in rows if row["chosen"]):
+        for file in sorted(made[step].folder.rglob("layers*.json")):
+            part = file.relative_to(made[step].folder).with_suffix("")
+            found[" ".join([step, *part.parts[:-1], *part.name.split("-")[1:]])] = read_json(file)
+    return found
+
+
 def environment() -> dict[str, Any]:
     from tlcompile.compile import _cpu
 
@@ -216,10 +227,17 @@ def views(path: Path) -> list[str]:
 
 def portable_graph(recipe: Recipe, facts: dict[str, Any], made: Made) -> Graph:
     """The fp32 graph of what every target ships, else of the network as trained: what goes along beside the engines."""
-    shipped = {row["variant"].rpartition("-")[0] for row in facts["variants"] if row["chosen"]}
+    shipped = {line_of(recipe, row["variant"]) for row in facts["variants"] if row["chosen"]}
     line = shipped.pop() if len(shipped) == 1 else ""
     step = next(name for name in (*fp32_graphs(recipe, line), *fp32_graphs(recipe, "")) if name in made)
     return Graph(made[step].folder, made[step].digest)
+
+
+def line_of(recipe: Recipe, variant: str) -> str:
+    """The line that `variant` is a precision of; a precision may itself have a dash in its name, as dynamic-int8."""
+    precisions = {FP32, *(step.module.variant(step.options) for step in recipe.passes)} - {""}
+    longest = max((p for p in precisions if f"-{variant}".endswith(f"-{p}")), key=len)
+    return variant.removesuffix(longest).removesuffix("-")
 
 
 def fp32_graphs(recipe: Recipe, line: str) -> list[str]:

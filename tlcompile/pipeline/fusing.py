@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcompile import parity, registry
-from tlcompile.artifacts import Feed, Graph, Signature, read_json, write_json
+from tlcompile.artifacts import EXIT_FILE, Feed, Graph, Signature, read_json, write_json
 from tlcompile.errors import Problem, TlcompileError
 from tlcompile.parity import Rung, Tolerance
 from tlcompile.pipeline.ensembles import CHOICE, document_tokens, graph_of
@@ -54,6 +54,8 @@ def fuse(
     for file in ("model.onnx", *FILES):
         if (last.folder / file).exists():
             shutil.copyfile(last.folder / file, folder / file)
+    if fusions and (threshold := fusions[-1].options.exit_at) is not None:
+        write_json(folder / EXIT_FILE, {"threshold": threshold})
     found = parity.run_graph(folder / "model.onnx", feeds)
     golden.save(folder / "golden.npz", feeds, found)
     alone = parity.compare(name, "its only part", found, found, Tolerance(0.0, 1.0), last.signature)

@@ -8,7 +8,6 @@ from functools import partial
 
 from tlcompile import compile as backends
 from tlcompile import registry
-from tlcompile.artifacts import GOLDEN_BATCH
 from tlcompile.errors import Problem, RecipeError, nearest, one_of
 from tlcompile.pipeline import ensemble_steps, explore, pseudo_steps
 from tlcompile.pipeline.ensemble_steps import Fused
@@ -42,10 +41,11 @@ def plan(recipe: Recipe, store: Store) -> list[Step]:
     """Every step of building `recipe`. RecipeError where targets ask for what can't be had."""
     if problems := unfit(recipe):
         raise RecipeError(*problems)
-    steps = first_steps(recipe, store)
-    lines = line_steps(recipe, steps, store)
     members = ensemble_steps.member_steps(recipe, lambda r: training_parts(r, store), store)
-    steps += members.values()
+    given = ensemble_steps.given_steps(recipe, members, store)
+    steps = first_steps(recipe, given, store)
+    lines = line_steps(recipe, steps, store)
+    steps += [step for step in members.values() if step not in given]
     for soup in ensemble_steps.soup_step(recipe, training_parts(recipe, store)):
         steps.append(soup)
         lines[ensemble_steps.SOUP] = soup.name
@@ -201,30 +201,29 @@ def wanted(graphs: Graphs, made: Mapping[str, tuple[str, str]]) -> list[tuple[Ta
 def unfit(recipe: Recipe) -> list[Problem]:
     """Ranges of targets that don't take the feeds they are judged with, on whatever machine that is."""
     views = recipe.extras.tta if registry.load("tasks", recipe.task).KIND == "text" else None
-    tokens, batch = (views.document_tokens or 0) if views else None, max(GOLDEN_BATCH, recipe.evaluate.batch_size)
+    tokens = (views.document_tokens or 0) if views else None
     return [
         Problem(f"{recipe.path}: compile '{target.name}': {found.where}", found.what)
         for target in recipe.targets
-        for found in backends.unfit(target.backend.options, batch, tokens)
+        for found in backends.unfit(target.backend.options, tokens)
     ]
 
 
 def refused(graphs: Graphs, target: Target, line: str, precision: str) -> str:
     """Why the backend of `target` makes no engine of this line and precision; ''."""
-    if line in ensemble_steps.exits(graphs.recipe) and not backends.branches(target.backend.name):
-        return ensemble_steps.NO_BRANCHES
     backend, kind = target.backend.name, registry.load("tasks", graphs.recipe.task).KIND
     step = graphs.forks.get(precision)
     judge = getattr(step.module, "refused", None) if step else None
     return backends.refuses(backend, precision, kind) or (str(judge(step.options, backend)) if judge and step else "")
 
 
-def first_steps(recipe: Recipe, store: Store) -> list[Step]:
-    """data -> train, with the rounds that label further examples in between."""
+def first_steps(recipe: Recipe, given: list[Step], store: Store) -> list[Step]:
+    """data -> train, with what is `given` before it and the rounds that label further examples in between."""
     train = partial(train_step, recipe, store)
     rounds = pseudo_steps.steps(recipe, store, train, lambda line, made: export_step(recipe, line, made, store))
     return [
         data_step(recipe, store),
+        *given,
         *features_steps(recipe, store),
         *rounds,
         train("train", pseudo_steps.labelled(recipe)),

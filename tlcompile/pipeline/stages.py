@@ -168,11 +168,13 @@ def evaluate(graph: str, engine: str, reference: str, batch_size: int, made: Mad
 
 
 def _stand_in(graph: Graph, variant: str, folder: Path) -> Path:
-    """The graph as ONNX Runtime computes it on the CPU, Q/DQ in fp32 as it is written."""
+    """The graph as ONNX Runtime computes it on the CPU, Q/DQ in fp32 as it is written and bf16 emulated."""
+    from tlcompile import emulation
     from tlcompile.compile import build
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    graph = emulation.stand_in(graph, folder / "emulated")
     options = registry.load("compile", "onnxruntime").Options(integer_kernels=False)
     build("onnxruntime", options, graph, variant, folder)
     return folder

@@ -31,11 +31,12 @@ def latency(recipe: Recipe, engines: tuple[str, ...], made: Made, folder: Path, 
         split, batch = Split(made["data"].folder, "test"), recipe.evaluate.batch_size
         example = typical(split)
         here = {name: opened[name] for name in running}
-        single = [[example]]
+        single, several = [[example]], [[example] * batch]
         if any(leaves_early(engine.info["variant"]) for engine in opened.values()):
             count = min(EXAMPLES, recipe.evaluate.latency_runs // CALLS)
             single = [[split[i]] for i in evenly(len(split), count)]
-        feeds = {1: read_by(here, single), batch: read_by(here, [[example] * batch])}
+            several = mixed(split, batch, count // batch) or several
+        feeds = {1: read_by(here, single), batch: read_by(here, several)}
         result = measure(running, feeds, recipe.evaluate.latency_runs)
     write_json(folder / "latency.json", {"engines": result})
 
@@ -51,6 +52,14 @@ def read_by(engines: dict[str, Engine], asked: list[list[Any]]) -> Own:
             feed = feeder(engine.signature, engine.folder)
             known[engine.signature.spec] = [feed(examples) for examples in asked]
     return Own({name: known[engine.signature.spec] for name, engine in engines.items()})
+
+
+def mixed(split: Any, size: int, count: int) -> list[list[Any]]:
+    """At most `count`, at least one batch of `size` test examples; none where fewer than `size` fit into one feed."""
+    from tlcompile.runtime.feeds import batches
+
+    full = [group for group in batches(split, size) if len(group) == size]
+    return [[split[i] for i in full[k]] for k in evenly(len(full), max(1, count))] if full else []
 
 
 def evenly(n: int, count: int) -> list[int]:

@@ -34,8 +34,9 @@ class ExploreTable(Options):
     @field_validator("speedups", "threads")
     @classmethod
     def _each_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if twice := sorted({v for v in value if value.count(v) > 1}):
-            raise ValueError(f"each once, found {', '.join(f'{v:g}' for v in twice)} more than once")
+        names = [f"{v:g}" for v in value]  # as lines and targets are called
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"each once, found {', '.join(twice)} more than once")
         return value
 
     @field_validator("threads")

@@ -71,6 +71,9 @@ class GatesTable(Options):
     max_latency_p50_ms: float | None = Field(None, gt=0)
     max_latency_p99_ms: float | None = Field(None, gt=0)
     max_size_mb: float | None = Field(None, gt=0, description="10^6 bytes of the engine that ships")
+    max_memory_mb: float | None = Field(
+        None, gt=0, description="10^6 bytes of main memory of the process that answers, after it was timed"
+    )
 
 
 class TargetTable(Options):

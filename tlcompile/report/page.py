@@ -8,6 +8,7 @@ from typing import Any
 
 from tlcompile.report.compression import compression, explored
 from tlcompile.report.early_exit import early_exit
+from tlcompile.report.layers import layers
 from tlcompile.report.markdown import code, flat, number, table, words
 from tlcompile.report.tables import gates, history, metric, parity, per_class, stages, variants, worst_pairs
 
@@ -23,6 +24,7 @@ def page(facts: Facts, pictures: set[str]) -> str:
         _variants,
         early_exit,
         _compression,
+        layers,
         _parity,
         _training,
         _confusion,

@@ -17,6 +17,7 @@ The facts are plain JSON values; every key may be absent, and what is absent is 
     early_exit                 [{engine, accuracy, mean_ms, p99_ms, examples, threshold, left, first_ms, all_ms, curve:
                                [{threshold, left, score, mean_ms}]}]: engines that may take the first voice alone
     compression                step -> content of its prune.json, sparse.json or search.json
+    layers                     engine and plan -> [{name, kind, tactic: the kernel chosen, inputs: [type]}]
     parity                     [{rung, against, max_abs, agreement, tolerance, ok}]
     history                    [{epoch, train_loss, train_accuracy, val_loss, val_accuracy, lr, seconds}]
     confusion                  matrix of the chosen variant: row = true class, column = predicted class

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlcompile import compile
-from tlcompile.artifacts import Graph, Runner
+from tlcompile.artifacts import EXIT_FILE, Graph, Runner
 from tlcompile.errors import Problem, TlcompileError
 from tlcompile.fingerprint import file_digest, text_digest
 
@@ -40,7 +40,7 @@ def build(bundle: Path, entry: EngineEntry, options: Options, folder: Path) -> N
     with tempfile.TemporaryDirectory(prefix="tlcompile-") as scratch:
         source = Path(scratch)
         shutil.copyfile(graph, source / "model.onnx")
-        for name in ("signature.json", "tokenizer.json"):
+        for name in ("signature.json", "tokenizer.json", EXIT_FILE):
             if (place := bundle / entry.folder / name).exists():
                 shutil.copyfile(place, source / name)
         compile.build(entry.backend, options, Graph(source, ""), entry.variant, folder)
