@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from tlcompile import registry
 from tlcompile.artifacts import Graph, ImageSpec, Signature, Tensor, TextSpec, write_json
@@ -204,3 +204,20 @@ def quantized(graph: Graph, folder: Path, dialect: str) -> Graph:
     )
     write_json(folder / "signature.json", graph.signature.to_json())
     return Graph(folder, tree_digest(folder))
+
+
+def chain(path: Path, scale: float) -> None:
+    """logits = x * scale, then / scale, then + 1: the middle may be beyond the largest half."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "logits"))
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["large"], name="up"),
+        helper.make_node("Div", ["large", "scale"], ["small"], name="down"),
+        helper.make_node("Add", ["small", "one"], ["logits"], name="add"),
+    ]
+    constants = [numpy_helper.from_array(np.float32(v), n) for n, v in (("scale", scale), ("one", 1))]
+    model = helper.make_model(
+        helper.make_graph(nodes, "chain", [x], [y], constants),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    onnx.save(model, path)

@@ -36,6 +36,8 @@ class Tolerance:
 
 SAME = Tolerance(max_abs=0.01, agreement=0.9, logits=3e-4)
 """Of a step that computes the same in another order: the logits decide."""
+REWRITTEN = Tolerance(max_abs=1e-4, agreement=1.0, logits=3e-4)
+"""Of a pass that writes the same sums in other nodes."""
 ROUNDING = {"fp32": 1e-3, "fp16": 5e-3, "bf16": 0.04}
 ROUNDING_INT8 = 0.02
 """What the logits of an engine may always be off from those of its own graph: in fp32 by the order of sums."""

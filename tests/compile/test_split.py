@@ -20,9 +20,8 @@ from tlcompile import registry
 from tlcompile.artifacts import EXIT_FILE, FIRST_VOICE, Feed, Graph, Runner, read_json, write_json
 from tlcompile.compile._branches import part
 from tlcompile.compile._cut import cut
-from tlcompile.compile._split import confidence
 from tlcompile.errors import BackendMissing, BundleError
-from tlcompile.optimize import _early_exit, fuse_ensemble, fuse_tta
+from tlcompile.optimize import fuse_ensemble, fuse_tta
 from tlcompile.package.manifest import read as read_manifest
 from tlcompile.package.verify import verify
 from tlcompile.runtime import load as open_bundle
@@ -220,12 +219,6 @@ def test_a_backend_without_branches_splits_unasked_and_others_when_asked() -> No
 
     assert {name for name in registry.names("compile") if not splits(name)} == {"onnxruntime", "openvino"}
     assert splits("onnxruntime", early_exit="split")
-
-
-def test_confidence_is_that_of_the_graph() -> None:
-    p = np.random.default_rng(0).random((50, 3))
-    for labels, activation in (("class", "softmax"), ("classes", "sigmoid")):
-        assert (confidence(p, labels) == _early_exit.confidence(p, activation)).all()  # type: ignore[arg-type]
 
 
 def test_a_plan_for_rtx_is_built_for_both_parts(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.families import exported, feeds_of, passed, rungs, text_folder
 from tests.optimize.test_faults import lively, overflowing
 from tests.tiny import MODEL
+from tests.toy_graphs import chain
 from tests.toy_recipe import SMALLEST
 from tlcompile import compile as backends
 from tlcompile import emulation, parity, registry
@@ -66,23 +67,6 @@ def test_the_network_computes_in_bf16_and_preprocessing_and_the_answer_in_fp32(g
     assert {known[value.name] for value in model.graph.output} == {TensorProto.FLOAT}
     assert rungs(made) == ["export", "optimize/simplify", "optimize/bf16 ()"]
     assert made.model.stat().st_size < 0.75 * graph.model.stat().st_size
-
-
-def chain(path: Path, scale: float) -> None:
-    """logits = x * scale / scale + 1"""
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "logits"))
-    nodes = [
-        helper.make_node("Mul", ["x", "scale"], ["large"], name="up"),
-        helper.make_node("Div", ["large", "scale"], ["small"], name="down"),
-        helper.make_node("Add", ["small", "one"], ["logits"], name="add"),
-    ]
-    constants = [numpy_helper.from_array(np.float32(v), n) for n, v in (("scale", scale), ("one", 1))]
-    model = helper.make_model(
-        helper.make_graph(nodes, "chain", [x], [y], constants),
-        opset_imports=[helper.make_opsetid("", 18)],
-        ir_version=10,
-    )
-    onnx.save(model, path)
 
 
 def stored(value: np.ndarray | np.float32) -> np.ndarray:

@@ -20,10 +20,10 @@ from tests.tiny import MODEL
 from tlcompile import compile as backends
 from tlcompile import parity, registry
 from tlcompile.artifacts import Feed, Graph, write_json
+from tlcompile.confidence import confidence
 from tlcompile.errors import RecipeError
 from tlcompile.models import timm, transformers
 from tlcompile.optimize import fuse_ensemble, fuse_tta
-from tlcompile.optimize._early_exit import confidence
 from tlcompile.optimize._views_mean import aggregate
 from tlcompile.optimize._views_outputs import view_outputs
 
@@ -81,10 +81,10 @@ def test_an_example_is_answered_alike_alone_and_among_others(
     graph, feed = graphs[precision], images()
     logits = view_outputs(graph, [feed], VIEWS)
     first, every = aggregate(logits[:1], "softmax", aggregation), aggregate(logits, "softmax", aggregation)
-    sure = np.sort(confidence(first, "softmax"))
+    sure = np.sort(confidence(first, several=False))
     gap = int(np.diff(sure)[3:-3].argmax()) + 3  # the border is where no example is near it
     options = fuse_tta.Options(views=VIEWS, aggregation=aggregation, exit_at=float(sure[gap : gap + 2].mean()))
-    leaves = confidence(first, "softmax") >= options.exit_at
+    leaves = confidence(first, several=False) >= options.exit_at
     assert 3 <= leaves.sum() <= 9
     model = fuse_tta.fuse(onnx.load(graph.model), graph.signature, options)
     engine = opened(model, graph, tmp_path / "f", backend, precision)
@@ -168,7 +168,7 @@ def test_weights_that_only_the_branch_reads_are_in_it_alone(graphs: dict[str, Gr
 
 
 def test_several_labels_leave_by_the_least_certain_one() -> None:
-    sure = confidence(np.array([[0.99, 0.02, 0.5], [0.9, 0.1, 0.95]]), "sigmoid")
+    sure = confidence(np.array([[0.99, 0.02, 0.5], [0.9, 0.1, 0.95]]), several=True)
     assert sure.tolist() == [0.5, 0.9]
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from tests.families import exported, feeds_of, passed, rungs
 from tests.tiny import MODEL
+from tests.toy_graphs import chain
 from tlcompile.artifacts import Feed, Graph
 from tlcompile.errors import TlcompileError
 from tlcompile.models import timm
@@ -45,23 +46,14 @@ def test_the_network_computes_in_half_and_preprocessing_and_answer_in_fp32(graph
     assert made.model.stat().st_size < 0.7 * graph.model.stat().st_size
 
 
-def chain(path: Path, scale: float) -> list[Feed]:
-    """x * scale, then / scale, then + 1: the middle may be beyond the largest half."""
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "logits"))
-    nodes = [
-        helper.make_node("Mul", ["x", "scale"], ["large"], name="up"),
-        helper.make_node("Div", ["large", "scale"], ["small"], name="down"),
-        helper.make_node("Add", ["small", "one"], ["logits"], name="add"),
-    ]
-    constants = [numpy_helper.from_array(np.float32(v), n) for n, v in (("scale", scale), ("one", 1))]
-    made = helper.make_graph(nodes, "chain", [x], [y], constants)
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+def rising() -> list[Feed]:
     return [{"x": np.linspace(1, 10, 8, dtype=np.float32).reshape(2, 4)}]
 
 
 @pytest.mark.parametrize("scale", [100.0, 4000.0, 1e5, 1e-7])
 def test_what_would_overflow_or_vanish_is_computed_in_fp32(tmp_path: Path, scale: float) -> None:
-    feeds = chain(tmp_path / "m.onnx", scale)
+    chain(tmp_path / "m.onnx", scale)
+    feeds = rising()
     half.apply(tmp_path / "m.onnx", half.Options(), Context("", lambda: iter(feeds)), tmp_path / "h.onnx")
     model = onnx.load(tmp_path / "h.onnx")
     known = types(model)

@@ -7,7 +7,8 @@ from pathlib import Path
 from tests.tiny import folder, recipe
 from tlcompile.models._restore import restore
 from tlcompile.pipeline.build import build
-from tlcompile.pipeline.stages import checkpoint_of, splits_of
+from tlcompile.pipeline.stages import checkpoint_of
+from tlcompile.pipeline.step import splits_of
 from tlcompile.pipeline.trial import latency_of
 from tlcompile.recipe import load
 from tlcompile.store import Store

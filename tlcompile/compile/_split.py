@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlcompile.artifacts import EXIT_FILE, FIRST_VOICE, Graph, Runner, Signature, read_json, write_json
+from tlcompile.confidence import confidence
 from tlcompile.errors import BackendMissing, Problem
 
 if TYPE_CHECKING:
-    from tlcompile.artifacts import Feed, Labels
+    from tlcompile.artifacts import Feed
 
 FIRST, REST = "first", "rest"
 
@@ -69,13 +70,13 @@ class Split:
 
     def __init__(self, first: Runner, rest: Runner, signature: Signature, threshold: float) -> None:
         self.first, self.rest, self.threshold = first, rest, threshold
-        self.answer, self.labels = signature.answer, signature.labels
+        self.answer, self.several = signature.answer, signature.labels == "classes"
         self.notes = tuple(dict.fromkeys(note for one in (first, rest) for note in getattr(one, "notes", ())))
 
     def run(self, feed: Feed) -> Feed:
         found = self.first.run(feed)
         begun = {FIRST_VOICE: found.pop(FIRST_VOICE)} if FIRST_VOICE in found else {}
-        unsure = ~(confidence(found[self.answer], self.labels) >= self.threshold)  # NaN is not sure
+        unsure = ~(confidence(found[self.answer], self.several) >= self.threshold)  # NaN is not sure
         if unsure.any():
             left = self.rest.run({name: value[unsure] for name, value in {**feed, **begun}.items()})
             for name, value in left.items():
@@ -86,10 +87,3 @@ class Split:
     def close(self) -> None:
         self.first.close()
         self.rest.close()
-
-
-def confidence(probabilities: np.ndarray, labels: Labels) -> np.ndarray:
-    """[N, K] -> [N]: of one class the largest probability, of several labels the least certain one."""
-    if labels == "class":
-        return np.asarray(probabilities.max(-1))
-    return np.asarray(np.maximum(probabilities, 1 - probabilities).min(-1))

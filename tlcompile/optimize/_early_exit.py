@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from tlcompile.confidence import confidence
 from tlcompile.optimize import _views_mean as mean
 
 if TYPE_CHECKING:
@@ -90,17 +91,10 @@ def _certainty(value: str, activation: mean.Activation, options: How, write: Wri
     return write("ReduceMax", value, write.whole(-1), keepdims=1)
 
 
-def confidence(probabilities: np.ndarray, activation: mean.Activation) -> np.ndarray:
-    """[N, K] -> [N]: of one class the largest probability, of several labels the least certain one."""
-    if activation == "softmax":
-        return np.asarray(probabilities.max(-1))
-    return np.asarray(np.maximum(probabilities, 1 - probabilities).min(-1))
-
-
 def aggregate(logits: np.ndarray, activation: mean.Activation, options: How) -> np.ndarray:
     """Logits [V, N, K] of all voices -> what a graph with `options` answers, float64 [N, K]."""
     every = mean.aggregate(logits, activation, options.aggregation, options.weights, options.temperature)
     if options.exit_at is None:
         return every
     first = mean.aggregate(logits[:1], activation, options.aggregation, (), options.temperature)
-    return np.where((confidence(first, activation) >= options.exit_at)[:, None], first, every)
+    return np.where((confidence(first, activation == "sigmoid") >= options.exit_at)[:, None], first, every)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tlcompile.errors import Problem, TlcompileError
 from tlcompile.optimize import Context
 from tlcompile.options import Options as Base
-from tlcompile.parity import Tolerance
+from tlcompile.parity import REWRITTEN, Tolerance
 
 PACKAGES = ("onnx", "onnxslim")
 ON_BY_DEFAULT = True
@@ -26,7 +26,7 @@ def variant(options: Options) -> str:
 
 
 def tolerance(options: Options) -> Tolerance:
-    return Tolerance(max_abs=1e-4, agreement=1.0, logits=3e-4)
+    return REWRITTEN
 
 
 def apply(model: Path, options: Options, context: Context, target: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlcompile import registry
-from tlcompile.artifacts import Checkpoint, Graph, Signature, Splits, Target, TextSpec, read_json, write_json
+from tlcompile.artifacts import Checkpoint, Graph, Signature, Target, TextSpec, read_json, write_json
 from tlcompile.errors import Problem, RecipeError, nearest
 from tlcompile.options import PathText
-from tlcompile.pipeline.step import Made
+from tlcompile.pipeline.step import Made, splits_of
 from tlcompile.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def graph_of(made: Made, step: str) -> Graph:
 def of_bundle(place: PathText, made: Made, folder: Path, work: Path) -> None:
     """The portable graph of a bundle. RecipeError where it is of another task or does not answer with our classes."""
     bundle, where = place.absolute, str(place)
-    splits = Splits(made["data"].folder, made["data"].digest)
+    splits = splits_of(made)
     missing = [name for name in ("model.onnx", "signature.json", "golden.npz") if not (bundle / name).is_file()]
     if missing:
         raise RecipeError(Problem(where, f"not a bundle: it has no {' and no '.join(missing)}"))

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from tlcompile.confidence import confidence
 from tlcompile.evaluate.statistics import paired_drop
-from tlcompile.optimize._early_exit import confidence
-from tlcompile.pipeline.pays import ACTIVATIONS, Held
+from tlcompile.pipeline.pays import Held
 
 STEPS = 20
 """Shares of examples that leave early: 1/20, 2/20, …, all."""
@@ -26,7 +26,7 @@ def choose(held: Held, kept: Sequence[int], margin: float, alpha: float) -> dict
     A row of `curve` has `threshold` (None: nobody leaves), `left` and `score`, the mean of all examples'.
     """
     first, every = held.answers(kept[:1]), held.answers(kept)
-    sure = confidence(first, ACTIVATIONS[held.labels])
+    sure = confidence(first, held.labels == "classes")
     full = held.scores(every)
     curve: list[dict[str, Any]] = [{"threshold": None, "left": 0.0, "score": float(full.mean())}]
     chosen, shown = curve[0], True

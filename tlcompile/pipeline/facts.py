@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlcompile import registry
-from tlcompile.artifacts import Checkpoint, Engine, Evaluation, Graph, Splits, read_json
+from tlcompile.artifacts import Checkpoint, Engine, Evaluation, Graph, read_json
 from tlcompile.evaluate.figures import scores
 from tlcompile.evaluate.gates import Verdict, judge
 from tlcompile.evaluate.statistics import Drop, MeanDrop, paired_drop
@@ -21,7 +21,7 @@ from tlcompile.pipeline.explore import named
 from tlcompile.pipeline.explore_choice import Measurement
 from tlcompile.pipeline.plan import BASE, FP32
 from tlcompile.pipeline.pseudo_steps import joined
-from tlcompile.pipeline.step import Made, tools
+from tlcompile.pipeline.step import Made, splits_of, tools
 from tlcompile.pipeline.steps import engine_name
 from tlcompile.recipe import Recipe, Target, opset
 
@@ -43,7 +43,7 @@ LOCKED += ("tokenizers", "torch", "torchvision", "transformers", "tensorrt", "te
 def gather(recipe: Recipe, made: Made) -> dict[str, Any]:
     """The facts of a build, as `tlcompile.report.write` lists them."""
     checkpoint = Checkpoint(made["train"].folder, made["train"].digest)
-    splits = Splits(made["data"].folder, made["data"].digest)
+    splits = splits_of(made)
     rows, verdicts = [], []
     latency = read_json(made["evaluate/latency"].folder / "latency.json").get("engines", {})
     for group in explore.groups(recipe):

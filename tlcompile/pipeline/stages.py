@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tlcompile import registry
 from tlcompile.artifacts import Checkpoint, Engine, Feed, Graph, Lesson, Splits, read_json, write_json
 from tlcompile.pipeline.pseudo_steps import ANSWERS
-from tlcompile.pipeline.step import Made
+from tlcompile.pipeline.step import Made, splits_of
 from tlcompile.recipe import Plugin, Recipe, Target
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ def data(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:
 
     task = registry.load("tasks", recipe.task)
     prepare(recipe.source.module, recipe.source.options, recipe.data, task.KIND, recipe.seed, folder, task.LABELS)
-
-
-def splits_of(made: Made) -> Splits:
-    return Splits(made["data"].folder, made["data"].digest)
 
 
 def features(recipe: Recipe, made: Made, folder: Path, work: Path) -> None:

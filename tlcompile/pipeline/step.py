@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tlcompile
+from tlcompile.artifacts import Splits
 from tlcompile.errors import DataError, Problem
 from tlcompile.options import PathText
 from tlcompile.recipe import Plugin
@@ -20,6 +21,11 @@ VERSIONS = {**dict.fromkeys(STAGES, 1), "data": 2, "train": 4, "export": 2, "opt
 """Raised when a stage makes something else out of the same input, so that old entries are not taken for new ones."""
 
 Made = Mapping[str, Entry]
+
+
+def splits_of(made: Made) -> Splits:
+    """What the step `data` made."""
+    return Splits(made["data"].folder, made["data"].digest)
 
 
 @dataclass(frozen=True)

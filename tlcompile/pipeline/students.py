@@ -12,7 +12,7 @@ from tlcompile.artifacts import Graph, Lesson, Signature, Splits, Target, read_j
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.options import PathText
 from tlcompile.pipeline.ensembles import class_problems, graph_of
-from tlcompile.pipeline.step import Made
+from tlcompile.pipeline.step import Made, splits_of
 from tlcompile.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -85,10 +85,6 @@ def in_our_unit(rows: np.ndarray, theirs: Target | None, ours: Target | None) ->
     if theirs is None or ours is None or theirs == ours:
         return rows
     return ((rows * theirs.std + theirs.mean - ours.mean) / ours.std).astype(rows.dtype)
-
-
-def splits_of(made: Made) -> Splits:
-    return Splits(made["data"].folder, made["data"].digest)
 
 
 def unfit(where: str, model: Path, splits: Splits, kind: str) -> list[Problem]:
