@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tlcompile.train import depthwise
+from tlcompile.train import depthwise, kernels
 
 
 @settings(max_examples=60, deadline=None)
@@ -44,7 +44,7 @@ def test_a_network_has_the_same_gradients_within_it(size: int) -> None:
         return [p.grad.clone() for p in network.parameters() if p.grad is not None]
 
     plain = gradients()
-    with depthwise.quick_gradients():
+    with kernels.quick_gradients():
         quick = gradients()
     assert len(plain) == len(quick) == len(list(network.parameters()))
     for a, b in zip(plain, quick, strict=True):
@@ -54,7 +54,7 @@ def test_a_network_has_the_same_gradients_within_it(size: int) -> None:
 def test_only_small_depthwise_maps_are_taken() -> None:
 
     def names(layer: nn.Conv2d, size: int) -> str:
-        with depthwise.quick_gradients():
+        with kernels.quick_gradients():
             return str(layer(torch.randn(1, layer.in_channels, size, size)).grad_fn)
 
     taken = {

@@ -8,13 +8,10 @@ and the gradient of the output overlap; on a small map most taps overlap little 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 LARGEST_AREA = 16
 """Pixels of the output map up to which the sums are quicker than oneDNN."""
@@ -66,17 +63,7 @@ def _overlap(offset: int, stride: int, size: int, out: int) -> tuple[slice, slic
     return slice(first * stride + offset, last * stride + offset + 1, stride), slice(first, last + 1)
 
 
-class _Mode(TorchFunctionMode):
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is torch.nn.functional.conv2d and not kwargs and _is_small(*args):
-            x, weight, _, stride, padding = args[:5]
-            return _Depthwise.apply(x, weight, stride, padding)
-        return func(*args, **(kwargs or {}))
-
-
-def _is_small(*args: Any) -> bool:
+def is_small(*args: Any) -> bool:
     """Whether the arguments of conv2d, as modules give them, are those of a small depthwise convolution on a CPU."""
     if len(args) != 7:
         return False
@@ -90,8 +77,7 @@ def _is_small(*args: Any) -> bool:
     return bool(height * width <= LARGEST_AREA)
 
 
-@contextmanager
-def quick_gradients() -> Iterator[None]:
-    """Within it, small depthwise convolutions take the gradient of their weights from here: equal but for rounding."""
-    with _Mode():
-        yield
+def conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """That of `torch.nn.functional` for arguments that `is_small` accepts."""
+    y: Tensor = _Depthwise.apply(x, weight, stride, padding)
+    return y

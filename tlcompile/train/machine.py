@@ -1,7 +1,9 @@
-"""How a network runs on this machine: precision, memory layout, kernels."""
+"""How a network runs on this machine: precision, memory, its layout, kernels."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +16,7 @@ from torch import nn
 
 from tlcompile.errors import Problem, RecipeError
 from tlcompile.recipe.train_table import TrainTable
-from tlcompile.train.depthwise import quick_gradients
+from tlcompile.train.kernels import quick_gradients
 
 
 def precision(asked: str) -> str:
@@ -38,6 +40,20 @@ def accelerator(table: TrainTable) -> Accelerator:
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=table.trainable == "gradual")],
     )
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what it frees for the next step, in this process; nothing happens where there is no glibc.
+
+    Without it each larger tensor of each step is mapped anew and its pages are cleared one fault at a time: a tenth to
+    a fifth of a training step on CPUs (`benchmarks/LOG.md`). Tensors of more than 32 MiB still come and go.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # malloc.h
+        mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc takes
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 64 << 20)
 
 
 def prepare(module: nn.Module, table: TrainTable, image: bool) -> None:

@@ -23,7 +23,7 @@ from tlcompile.errors import Problem, RecipeError, TlcompileError
 from tlcompile.models import _fits
 from tlcompile.models._network import Network
 from tlcompile.recipe.train_table import TrainTable
-from tlcompile.train import features, reference
+from tlcompile.train import features, machine, reference
 from tlcompile.train.job import Job
 from tlcompile.train.loop import Trainer
 from tlcompile.train.trackers import LOG
@@ -31,6 +31,7 @@ from tlcompile.train.trackers import LOG
 
 def train(job: Job, folder: Path, work: Path) -> None:
     """Fill `folder` with the Checkpoint of `job` (the main process does)."""
+    machine.keep_freed_memory()
     network = job.network()
     splits = {name: Split(job.splits, name) for name in ("train", "val", "test")}
     learnt, held_out = examples(job, splits, work)
