@@ -30,13 +30,14 @@ def test_the_weight_gradient_is_autograd_s(
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [32, 64])
-def test_a_network_has_the_same_gradients_within_it(size: int) -> None:
+def test_a_network_has_the_same_gradients_within_it(size: int, layout: torch.memory_format) -> None:
     import timm
 
     torch.manual_seed(0)
-    network = timm.create_model("test_efficientnet", num_classes=2).eval()
-    x = torch.randn(2, 3, size, size)
+    network = timm.create_model("test_efficientnet", num_classes=2).eval().to(memory_format=layout)
+    x = torch.randn(2, 3, size, size).contiguous(memory_format=layout)
 
     def gradients() -> list[torch.Tensor]:
         network.zero_grad()

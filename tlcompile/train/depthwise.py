@@ -63,11 +63,8 @@ def _overlap(offset: int, stride: int, size: int, out: int) -> tuple[slice, slic
     return slice(first * stride + offset, last * stride + offset + 1, stride), slice(first, last + 1)
 
 
-def is_small(*args: Any) -> bool:
-    """Whether the arguments of conv2d, as modules give them, are those of a small depthwise convolution on a CPU."""
-    if len(args) != 7:
-        return False
-    x, weight, bias, stride, padding, dilation, groups = args
+def is_small(x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
+    """Whether the arguments of conv2d are those of a small depthwise convolution on a CPU."""
     if bias is not None or groups != x.shape[1] or groups != len(weight) or isinstance(padding, str):
         return False
     if x.device.type != "cpu" or x.dtype != torch.float32 or tuple(dilation) != (1, 1) or not weight.requires_grad:
