@@ -6,6 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import timm
+import torch
+
+from tlcompile.recipe.train_table import TrainTable
+from tlcompile.train import machine
 
 STEPS = """
 import resource, torch
@@ -27,3 +32,20 @@ print(faults() - before)
 def test_a_step_finds_the_pages_of_the_last_one() -> None:
     found = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
     assert int(found.stdout) < 20_000  # a tensor has 7,680 pages; without it 69,000 to 1,228,000
+
+
+def test_what_checkpointing_computes_again_has_the_gradients_of_what_it_threw_away() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet", num_classes=2).to(memory_format=torch.channels_last).eval()
+    x = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+
+    def gradients(table: TrainTable) -> list[torch.Tensor]:
+        network.set_grad_checkpointing(table.gradient_checkpointing)
+        accelerator = machine.accelerator(table)
+        with machine.forward_pass(accelerator, table):
+            loss = network(x).square().sum()
+        with machine.backward_pass(accelerator, table):
+            return list(torch.autograd.grad(loss, list(network.parameters())))
+
+    plain, again = gradients(TrainTable()), gradients(TrainTable(gradient_checkpointing=True))
+    torch.testing.assert_close(again, plain)

@@ -239,7 +239,8 @@ class Trainer:
                 self.stop_on_nan(mixed, soft, value)
             extra = optim.penalty(self.network.module, table)
             self.penalty = None if extra is None else float(extra.detach())
-            accelerator.backward(loss if extra is None else loss + extra)
+            with machine.backward_pass(accelerator, table):
+                accelerator.backward(loss if extra is None else loss + extra)
             if accelerator.sync_gradients:
                 accelerator.unscale_gradients()
                 if table.monitor_gradients:
