@@ -18,11 +18,11 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         given = dict(kwargs or {})
         if func is functional.conv2d and not given and len(args) == 7:  # as modules call it
-            x, weight, bias, stride, padding = args[:5]
+            x, weight, _, stride, padding = args[:5]
             if depthwise.is_small(*args):
                 return depthwise.conv2d(x, weight, stride, padding)
             if pointwise.is_small(*args):
-                return pointwise.conv2d(x, weight, bias)
+                return pointwise.conv2d(x, weight)
         if func is functional.hardtanh and given.get("inplace") and len(args) == 1 and args[0].requires_grad:
             return clamped.hardtanh_in_place(args[0], given["min_val"], given["max_val"])
         return func(*args, **given)

@@ -239,8 +239,7 @@ class Trainer:
                 self.stop_on_nan(mixed, soft, value)
             extra = optim.penalty(self.network.module, table)
             self.penalty = None if extra is None else float(extra.detach())
-            with machine.backward_pass(accelerator, table):
-                accelerator.backward(loss if extra is None else loss + extra)
+            accelerator.backward(loss if extra is None else loss + extra)
             if accelerator.sync_gradients:
                 accelerator.unscale_gradients()
                 if table.monitor_gradients:

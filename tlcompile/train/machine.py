@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -95,14 +95,9 @@ def freeze_norm(module: nn.Module) -> None:
 @contextmanager
 def forward_pass(accelerator: Accelerator, table: TrainTable) -> Iterator[None]:
     """Around the forward pass of a training step."""
-    with accelerator.autocast(), _kernels(accelerator, table):
-        yield
-
-
-def backward_pass(accelerator: Accelerator, table: TrainTable) -> AbstractContextManager[None]:
-    """Around the backward pass: what gradient checkpointing computes again there takes the way of the forward pass."""
-    return _kernels(accelerator, table) if table.gradient_checkpointing else nullcontext()
-
-
-def _kernels(accelerator: Accelerator, table: TrainTable) -> AbstractContextManager[None]:
-    return quick_gradients() if accelerator.device.type == "cpu" and not table.compile else nullcontext()
+    with accelerator.autocast():
+        if accelerator.device.type == "cpu" and not table.compile:
+            with quick_gradients():
+                yield
+        else:
+            yield

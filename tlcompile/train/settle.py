@@ -86,20 +86,9 @@ def _rate(trainer: Trainer, asked: TrainTable, rates: dict[str, float]) -> tuple
         loss: Tensor = trainer.loss(logits, targets.to(accelerator.device))
         return loss
 
-    def backward(loss: Tensor) -> None:
-        with machine.backward_pass(accelerator, asked):
-            loss.backward()
-
     def make(lr: float) -> torch.optim.Optimizer:
         return optim.optimizer(network.module, network.head, asked.model_copy(update={"lr": lr}), rates)
 
     return find_lr.find(
-        network.module,
-        loader,
-        step_loss,
-        make,
-        steps=RANGE_STEPS,
-        clip_norm=asked.clip_norm,
-        backward=backward,
-        seed=trainer.job.seed,
+        network.module, loader, step_loss, make, steps=RANGE_STEPS, clip_norm=asked.clip_norm, seed=trainer.job.seed
     )
