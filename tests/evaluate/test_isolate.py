@@ -157,11 +157,14 @@ def test_a_child_ends_with_its_parent_even_in_the_middle_of_a_command(
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         time.sleep(0.3)
-        if kind == "killed":
+        try:
+            if kind == "killed":
+                parent.kill()
+            else:
+                os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C does: to the child too
+            assert gone(child)
+        finally:
             parent.kill()
-        else:
-            os.killpg(parent.pid, signal.SIGINT)  # as Ctrl-C does: to the child too
-        assert gone(child)
 
 
 _LOUD = """
