@@ -28,10 +28,16 @@ def folder(root: Path, per_class: int = 30) -> Path:
 
 
 def recipe(
-    path: Path, data: str = "data", epochs: int = 2, extra: str = "", train: str = "", quantize: bool = True
+    path: Path,
+    data: str = "data",
+    epochs: int = 2,
+    extra: str = "",
+    train: str = "",
+    quantize: bool = True,
+    image_size: int = 32,
 ) -> Path:
     """A recipe for `folder` next to it."""
-    model = "\n".join(f"{k} = {json.dumps(v)}" for k, v in MODEL.items())
+    model = "\n".join(f"{k} = {json.dumps(v)}" for k, v in {**MODEL, "image_size": image_size}.items())
     path.write_text(
         f"""name = "tiny"
 [data]

@@ -40,7 +40,9 @@ class Place:
 
     def build(self, minutes: float, gates: str = "") -> dict[str, Any]:
         """What `tlcompile build --json` says."""
-        path = recipe(self.root / "tiny.toml", epochs=1, quantize=False, extra=f"{PRUNE}{EXPLORE}{minutes}\n{gates}")
+        extra = f"{PRUNE}{EXPLORE}{minutes}\n[gates]\nmax_accuracy_drop = 1.0\n{gates}"
+        # At 32 pixels a cut gains no more than what a busy machine's times are off by.
+        path = recipe(self.root / "tiny.toml", epochs=1, quantize=False, extra=extra, image_size=64)
         options = ["--store", str(self.root / "store"), "--output", str(self.bundle), "--json", "--quiet"]
         command = [sys.executable, "-m", "tlcompile", "build", str(path), *options]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -112,7 +114,7 @@ def test_a_smaller_budget_keeps_what_it_has_time_for_and_the_choice_is_by_the_ga
     sizes = {r["variant"]: r["size_mb"] for r in built["report"]["variants"]}
     assert sizes["pruned-1.02x-fp32"] < sizes["fp32"]
     allowed = sum(sizes.values()) / 2
-    less = place.build(minutes=0.001, gates=f"[gates]\nmax_size_mb = {allowed}\n")
+    less = place.build(minutes=0.001, gates=f"max_size_mb = {allowed}\n")
     assert [(o["verdict"], o["why"]) for o in less["report"]["explored"]["left_out"]] == [
         ("not tried", "the budget of 0.001 minutes was spent")
     ] * 2
@@ -120,4 +122,4 @@ def test_a_smaller_budget_keeps_what_it_has_time_for_and_the_choice_is_by_the_ga
     rows = {r["engine"]: r for r in less["report"]["variants"]}
     assert [r["variant"] for r in rows.values() if r["chosen"]] == ["pruned-1.02x-fp32"]
     assert "the gate max_size_mb is" in rows["compile/onnxruntime@1/fp32"]["why"]
-    assert [gate["passed"] for gate in less["report"]["gates"]] == [True]
+    assert [gate["passed"] for gate in less["report"]["gates"]] == [True, True]

@@ -12,7 +12,7 @@
     judging.py               what weights are worth and which are kept: averaging.py, choosing.py
     monitor.py trackers.py   gradients that vanish or explode, NaN; where the figures go
     checkpoints.py           where a run stands, exact to the batch
-    machine.py kernels.py    precision, memory, layout, quicker kernels: depthwise.py, pointwise.py, clamped.py
+    machine.py kernels.py    precision, memory, layout, quicker kernels: depthwise.py, clamped.py
     applied.py lost.py       what was really applied, held against the recipe
     samples.py               what the network really received
     reference.py             what the finished fp32 network says of held-out examples: what later steps are held to

@@ -9,7 +9,7 @@ from typing import Any
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from tlcompile.train import clamped, depthwise, pointwise
+from tlcompile.train import clamped, depthwise
 
 
 class _Mode(TorchFunctionMode):
@@ -17,12 +17,10 @@ class _Mode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if func is functional.conv2d and not given and len(args) == 7:  # as modules call it
+        as_modules_call_it = not given and len(args) == 7
+        if func is functional.conv2d and as_modules_call_it and depthwise.is_small(*args):
             x, weight, _, stride, padding = args[:5]
-            if depthwise.is_small(*args):
-                return depthwise.conv2d(x, weight, stride, padding)
-            if pointwise.is_small(*args):
-                return pointwise.conv2d(x, weight)
+            return depthwise.conv2d(x, weight, stride, padding)
         if func is functional.hardtanh and given.get("inplace") and len(args) == 1 and args[0].requires_grad:
             return clamped.hardtanh_in_place(args[0], given["min_val"], given["max_val"])
         return func(*args, **given)

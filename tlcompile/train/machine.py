@@ -45,8 +45,8 @@ def accelerator(table: TrainTable) -> Accelerator:
 def keep_freed_memory() -> None:
     """Have glibc keep what it frees for the next step, in this process; nothing happens where there is no glibc.
 
-    Without it each larger tensor of each step is mapped anew and its pages are cleared one fault at a time: a tenth to
-    a fifth of a training step on CPUs (`benchmarks/LOG.md`). Tensors of more than 32 MiB still come and go.
+    Without it each larger tensor of each step is mapped anew and its pages are cleared one fault at a time: 5 to 20 %
+    of a training step on CPUs (`benchmarks/LOG.md`). Tensors of more than 32 MiB still come and go.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
