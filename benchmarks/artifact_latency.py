@@ -26,6 +26,7 @@ import json
 import os
 import sys
 import tempfile
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ BASE, MARGIN_POINTS, ALPHA = "fp32 export in onnxruntime", 1.0, 0.05
 BURST, WARM = 10, 2  # calls of one engine in one round of the images
 SENTENCES = 20  # of one round of the texts, the same for every engine
 RECOVERY_ELSEWHERE = 4  # epochs on other data, which may be large; an epoch of flowers is short
-SHORT_IMAGES = {"train": {"epochs": 1, "image_size": 160}}
+SHORT_IMAGES = {"train": {"epochs": 1, "average_last": 0, "image_size": 160}}
 SHORT_PRUNING = {"steps": 1, "epochs": 2}
 SHORT_TEXT = {"train": {"epochs": 1}, "compress": {"prune": {"epochs": 1}}}
 Result = dict[str, Any]
@@ -62,10 +63,12 @@ Result = dict[str, Any]
 
 def images(asked: argparse.Namespace, scratch: Path) -> Result:
     """The network alone of everybody, then the whole graph of ours."""
-    epochs = asked.recovery_epochs or (RECOVERY_ELSEWHERE if asked.data else None)
-    pruning = {"speedup": asked.speedup, "epochs": epochs} | (SHORT_PRUNING if asked.short else {})
-    given = {key: value for key, value in pruning.items() if value is not None}
-    changes = {"compress": {"prune": given}} | (SHORT_IMAGES if asked.short else {})
+    changes: dict[str, Result] = dict(SHORT_IMAGES) if asked.short else {}
+    recipe = tomllib.loads((asked.recipe or ROOT / "recipes" / "flowers_fast.toml").read_text(encoding="utf-8"))
+    if asked.speedup or "prune" in recipe.get("compress", {}):
+        epochs = asked.recovery_epochs or (RECOVERY_ELSEWHERE if asked.data else None)
+        pruning = {"speedup": asked.speedup, "epochs": epochs} | (SHORT_PRUNING if asked.short else {})
+        changes["compress"] = {"prune": {key: value for key, value in pruning.items() if value is not None}}
     built = built_from(asked, "flowers_fast", "image", changes, scratch)
     contest = Contest(built, scratch, asked.test_images)
     contest.enter_fp32(BASE)
@@ -204,8 +207,8 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="one epoch, small pictures, a third of the rounds")
     parser.add_argument("--text", action="store_true", help="MiniLM on sentences in place of images")
     parser.add_argument("--data", type=Path, help="labelled examples in place of the recipe's")
-    parser.add_argument("--recipe", type=Path, help="in place of recipes/flowers_fast.toml or recipes/sst2_fast.toml")
-    parser.add_argument("--speedup", type=float, help="what pruning aims at, in place of the recipe's")
+    parser.add_argument("--recipe", type=Path, help="in place of the fast ones; recipes/flowers.toml prunes nothing")
+    parser.add_argument("--speedup", type=float, help="what pruning aims at, in place of the recipe's; above 1")
     parser.add_argument("--recovery-epochs", type=int, help="after each cut; 4 with --data, else the recipe's")
     parser.add_argument("--test-images", type=int, default=2000, help="at most so many, evenly taken")
     parser.add_argument("--store", type=Path, default=ROOT / ".tlcompile", help="where builds are kept")

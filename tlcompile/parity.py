@@ -96,9 +96,8 @@ def run_graph(model: Path, feeds: list[Feed], inner: tuple[str, ...] = ()) -> li
         names = [o.name for o in session.get_outputs()]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     except Exception as error:  # the classes of onnxruntime have no base of their own
-        raise ParityError(
-            Problem(model.name, f"ONNX Runtime refuses the graph: {str(error).splitlines()[0]}")
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ParityError(Problem(model.name, f"ONNX Runtime refuses the graph: {reason}")) from error
 
 
 def _source(model: Path, inner: tuple[str, ...]) -> str | bytes:
