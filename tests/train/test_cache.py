@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,15 @@ from tlcompile.train.views import fit
 class Drawn:
     """Pictures of two sizes that count how often one is decoded."""
 
-    def __init__(self, n: int, fail_at: int = -1) -> None:
-        self.shapes = np.array([(20, 30) if i % 3 else (40, 10) for i in range(n)], dtype=np.int32)
-        self.decoded, self.fail_at = 0, fail_at
+    def __init__(self, n: int, fail_at: int = -1, times: int = 1) -> None:
+        self.shapes = times * np.array([(20, 30) if i % 3 else (40, 10) for i in range(n)], dtype=np.int32)
+        self.decoded, self.fail_at, self.threads = 0, fail_at, set[int]()
 
     def __getitem__(self, index: int) -> np.ndarray:
         if index == self.fail_at:
             raise OSError("killed here")
         self.decoded += 1
+        self.threads.add(threading.get_ident())
         return np.random.default_rng(index).integers(0, 256, (*self.shapes[index], 3), dtype=np.uint8)
 
 
@@ -43,6 +45,15 @@ def test_fitted_pictures_come_back_fitted(tmp_path: Path) -> None:
     spec = ImageSpec(16, 0.9)
     kept = keep(Fitted(Drawn(5), spec, 12), tmp_path, "train", [], 1)
     assert all(np.array_equal(kept[i], fit(Drawn(5)[i], spec, 12)) for i in range(5))
+
+
+@pytest.mark.parametrize(("times", "here"), [(1, True), (12, False)])
+def test_only_large_pictures_are_decoded_by_other_threads(times: int, here: bool, tmp_path: Path) -> None:
+    for number, of in enumerate((lambda p: p, lambda p: Fitted(p, ImageSpec(16, 0.9), 12))):
+        drawn = Drawn(5, times=times)
+        keep(of(drawn), tmp_path, "train", [number, times], 9)
+        assert drawn.decoded == 5
+        assert (threading.get_ident() in drawn.threads) is here
 
 
 def test_a_finished_file_is_read_and_one_of_other_facts_is_not(tmp_path: Path) -> None:

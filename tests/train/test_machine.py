@@ -34,6 +34,20 @@ def test_a_step_finds_the_pages_of_the_last_one() -> None:
     assert int(found.stdout) < 20_000  # a tensor has 7,680 pages; without it 69,000 to 1,228,000
 
 
+@pytest.mark.parametrize(("device", "threads"), [("cpu", 2), ("meta", 1)])
+def test_who_goes_on_alone_takes_the_cores_of_the_processes_beside_it(
+    device: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    try:
+        torch.set_num_threads(1)
+        machine.take_cores_of_others(torch.device(device))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_checkpointing_computes_again_has_the_gradients_of_what_it_threw_away() -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_efficientnet", num_classes=2).to(memory_format=torch.channels_last).eval()

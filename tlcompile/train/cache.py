@@ -25,6 +25,9 @@ from tlcompile.artifacts import ImageSpec
 from tlcompile.train.views import fit
 
 _PART, _PART_BYTES = 256, 64 << 20  # decoded at a time: at most so many pictures, so many bytes or one picture
+_SMALL = 192 * 192 * 3
+"""Bytes below which a picture takes longer in several threads than in one: they wait for the interpreter's lock, which
+Pillow gives back and takes again a few times for each (`benchmarks/LOG.md`)."""
 
 
 class Pictures(Protocol):
@@ -97,15 +100,18 @@ def _fits(size: int, work: Path, name: str, most_mib: int) -> bool:
 
 
 def _write(pictures: Pictures, path: Path) -> None:
-    """All `pictures` into `path`, which appears when it is complete. Decoders run on every core."""
+    """All `pictures` into `path`, which appears when it is complete. Decoders of large ones run on every core."""
     unfinished = path.with_suffix(".part")
+    encoded = pictures.pictures if isinstance(pictures, Fitted) else pictures
+    large = bool(_bytes(encoded.shapes).mean() >= _SMALL)
     with (
         unfinished.open("wb") as file,
         ThreadPoolExecutor(os.cpu_count()) as pool,
         progress.bar("decode", len(pictures.shapes)) as bar,
     ):
         for part in _parts(_bytes(pictures.shapes)):
-            for index, picture in zip(part, pool.map(pictures.__getitem__, part), strict=True):
+            decoded = (pool.map if large else map)(pictures.__getitem__, part)
+            for index, picture in zip(part, decoded, strict=True):
                 assert picture.shape == (*pictures.shapes[index], 3), f"picture {index} is not of its known shape"
                 file.write(np.ascontiguousarray(picture).data)
             bar.step(len(part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,12 @@ def keep_freed_memory() -> None:
         mallopt(m_mmap_threshold, 32 << 20)  # the most that glibc takes
         mallopt(m_trim_threshold, 2**31 - 1)
         mallopt(m_top_pad, 64 << 20)
+
+
+def take_cores_of_others(device: torch.device) -> None:
+    """For the one process that goes on where several of this machine have trained, each with its share of the cores."""
+    if device.type == "cpu":
+        torch.set_num_threads(torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # the launcher's
 
 
 def prepare(module: nn.Module, table: TrainTable, image: bool) -> None:

@@ -50,6 +50,7 @@ def train(job: Job, folder: Path, work: Path) -> None:
         network = trainer.network
     network.module.to(trainer.accelerator.device)
     if trainer.accelerator.is_main_process:
+        machine.take_cores_of_others(trainer.accelerator.device)
         write(job, network, splits, trainer, applied, folder)
 
 
