@@ -101,6 +101,19 @@ def test_of_many_explored_engines_only_the_frontier_is_named(facts: dict[str, An
     assert 0 < height(2) < height(8) / 2
 
 
+def test_explored_precisions_whose_names_end_alike_have_marks_of_their_own(
+    facts: dict[str, Any], tmp_path: Path
+) -> None:
+    def picture(*precisions: str) -> np.ndarray:
+        one = {**facts["variants"][1], "engine": "compile/engine", "frontier": True}
+        rows = [{**one, "precision": p, "variant": p} for p in precisions]
+        assert draw_variants({**facts, "variants": rows}, tmp_path / "v.png")
+        return drawn(tmp_path / "v.png")
+
+    assert (picture("int8", "dynamic-int8") != picture("int8", "int8")).any()
+    assert (picture("int8", "dynamic-int8") == picture("int8", "fp32")).all()
+
+
 @pytest.mark.parametrize("limit", [0.0, 0.5, 0.92, 1.0])
 def test_a_gate_far_from_the_points_does_not_squash_them(facts: dict[str, Any], tmp_path: Path, limit: float) -> None:
     facts["gates"] = [{"gate": "min_accuracy", "limit": limit}, {"gate": "max_latency_p50_ms", "limit": limit * 1000}]

@@ -119,6 +119,7 @@ def variants(
             "engine": name,
             "evaluation": evaluation,
             "target": target.name,
+            "precision": precision_of(recipe, engine.info["variant"]),
             **row_of(engine, Evaluation(made[evaluation].folder, "").result, drop, latency.get(name, {})),
         }
         p50 = row["latency"].get("batch_1", {}).get("p50_ms")
@@ -234,10 +235,14 @@ def portable_graph(recipe: Recipe, facts: dict[str, Any], made: Made) -> Graph:
 
 
 def line_of(recipe: Recipe, variant: str) -> str:
-    """The line that `variant` is a precision of; a precision may itself have a dash in its name, as dynamic-int8."""
+    """The line that `variant` is a precision of."""
+    return variant.removesuffix(precision_of(recipe, variant)).removesuffix("-")
+
+
+def precision_of(recipe: Recipe, variant: str) -> str:
+    """The last word of `variant`, which may itself have a dash in its name, as dynamic-int8."""
     precisions = {FP32, *(step.module.variant(step.options) for step in recipe.passes)} - {""}
-    longest = max((p for p in precisions if f"-{variant}".endswith(f"-{p}")), key=len)
-    return variant.removesuffix(longest).removesuffix("-")
+    return max((p for p in precisions if f"-{variant}".endswith(f"-{p}")), key=len)
 
 
 def fp32_graphs(recipe: Recipe, line: str) -> list[str]:

@@ -56,8 +56,7 @@ def _span(variant: dict[str, Any]) -> tuple[float, float]:
 
 def _mark(variant: dict[str, Any], explored: bool) -> str:
     """What has a mark of its own: a variant; of many, each precision."""
-    found = str(variant.get("variant", ""))
-    return found.rpartition("-")[2] if explored else found
+    return str(variant.get("precision" if explored else "variant", ""))
 
 
 def _colour(variant: dict[str, Any], explored: bool) -> str:
