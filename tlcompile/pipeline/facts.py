@@ -242,7 +242,8 @@ def line_of(recipe: Recipe, variant: str) -> str:
 def precision_of(recipe: Recipe, variant: str) -> str:
     """The last word of `variant`, which may itself have a dash in its name, as dynamic-int8."""
     precisions = {FP32, *(step.module.variant(step.options) for step in recipe.passes)} - {""}
-    return max((p for p in precisions if f"-{variant}".endswith(f"-{p}")), key=len)
+    longest: str = max((p for p in precisions if f"-{variant}".endswith(f"-{p}")), key=len)
+    return longest
 
 
 def fp32_graphs(recipe: Recipe, line: str) -> list[str]:
