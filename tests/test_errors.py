@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlcompile import errors
-from tlcompile.errors import Problem, RecipeError, TlcompileError, nearest, one_of
+from tlcompile.errors import Problem, RecipeError, TlcompileError, first_line, nearest, one_of
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,10 @@ def test_a_known_name_is_nearest_to_itself(name: str, others: list[str]) -> None
 )
 def test_choices_are_listed_as_a_sentence_would(known: list[str], text: str) -> None:
     assert one_of(known) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "text"), [("it broke\nat line 3", "it broke"), ("\n  late words", "late words"), ("", "RuntimeError")]
+)
+def test_an_error_of_a_library_is_told_by_its_first_words_or_its_class(said: str, text: str) -> None:
+    assert first_line(RuntimeError(said)) == text

@@ -77,3 +77,8 @@ def one_of(known: Iterable[str]) -> str:
     """`'a', 'b' or 'c'`: how an error lists what would have been right."""
     names = [f"'{name}'" for name in known]
     return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def first_line(error: BaseException) -> str:
+    """What `error` of a library says first; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from typing import Any
 
 from tlcompile.artifacts import Feed, ImageSpec, Labels, Signature
 from tlcompile.emulation import computable
-from tlcompile.errors import ParityError, Problem
+from tlcompile.errors import ParityError, Problem, first_line
 from tlcompile.probes import cut, jittered
 
 SAME_NUMBER = 0.25
@@ -96,7 +96,7 @@ def run_graph(model: Path, feeds: list[Feed], inner: tuple[str, ...] = ()) -> li
         names = [o.name for o in session.get_outputs()]
         return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
     except Exception as error:  # the classes of onnxruntime have no base of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ParityError(Problem(model.name, f"ONNX Runtime refuses the graph: {reason}")) from error
 
 

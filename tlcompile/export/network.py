@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlcompile.artifacts import ImageSpec
-from tlcompile.errors import Problem, TlcompileError
+from tlcompile.errors import Problem, TlcompileError, first_line
 from tlcompile.models._network import Network
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def to_onnx(network: Network, exporter: str, opset: int, file: Path) -> onnx.Mod
             torch.onnx.export(module, arguments, str(file), **common)
     except (torch.onnx.OnnxExporterError, *FAILURES) as error:
         other = "dynamo" if exporter == "torchscript" else "torchscript"
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         reason = re.sub(r"\x1b\[\d*m", "", first)[:300]
         what = f'the {exporter} exporter can\'t export this network: {reason}; try exporter = "{other}"'
         raise TlcompileError(Problem("export.exporter", what)) from error

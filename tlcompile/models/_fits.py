@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlcompile.errors import Problem, RecipeError
+from tlcompile.errors import Problem, RecipeError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,7 @@ def check_size(module: nn.Module, size: int, batch: int = 1, where: str = "model
         with torch.inference_mode():
             shape = tuple(module.eval()(torch.zeros(batch, 3, size, size)).shape)
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         what = f"the network can't run on {size} × {size} pixels: {reason}"
         raise RecipeError(Problem(where, what)) from error
     finally:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlcompile.errors import Problem, RecipeError, one_of
+from tlcompile.errors import Problem, RecipeError, first_line, one_of
 
 if TYPE_CHECKING:
     import onnx
@@ -62,7 +62,7 @@ def read(path: Path) -> onnx.ModelProto:
         onnx.load_external_data_for_model(model, str(file.parent))
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)[:300]
         raise RecipeError(Problem(KEY, f"'{file.name}' is no valid ONNX model: {reason}")) from error
     return model
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Strict
 
 from tlcompile.artifacts import ImageSpec
-from tlcompile.errors import ParityError, Problem, RecipeError
+from tlcompile.errors import ParityError, Problem, RecipeError, first_line
 from tlcompile.models import _fits, _onnx_file
 from tlcompile.models._network import Network
 from tlcompile.options import Field, RecipePath
@@ -67,7 +67,7 @@ def _to_torch(model: onnx.ModelProto) -> nn.Module:
     try:
         module: nn.Module = convert(model)
     except (NotImplementedError, RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise RecipeError(Problem("model.path", f"this graph can't be turned into torch: {reason}")) from error
     constants = getattr(module, "initializers", nn.Module())
     for name, value in list(constants.named_buffers()):

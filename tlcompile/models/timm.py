@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlcompile.artifacts import ImageSpec
-from tlcompile.errors import Problem, RecipeError, nearest
+from tlcompile.errors import Problem, RecipeError, first_line, nearest
 from tlcompile.models._network import Network
 from tlcompile.options import Field, PathText, Weights
 from tlcompile.options import Options as Base
@@ -77,7 +77,7 @@ def _create(options: Options, arguments: dict[str, Any]) -> Any:
                 pass
         return timm.create_model(options.name, **arguments)
     except (AssertionError, ValueError, RuntimeError, OSError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)[:300]
         raise RecipeError(Problem("model.name", f"timm can't build '{options.name}': {reason}")) from error
 
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from tlcompile.artifacts import ImageSpec
-from tlcompile.errors import Problem, RecipeError, nearest
+from tlcompile.errors import Problem, RecipeError, first_line, nearest
 from tlcompile.models import _fits, _weights
 from tlcompile.models._network import Network
 from tlcompile.options import Field, PathText, Weights
@@ -89,7 +89,7 @@ def _module(options: Options, size: int, classes: int) -> nn.Module:
     try:
         module: nn.Module = get_model(options.name, weights=None, num_classes=classes, **arguments)
     except (ValueError, AssertionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         what = f"{options.name} can't be built for {size} pixels: {reason}"
         raise RecipeError(Problem("model.image_size", what)) from error
     _drop(module, options)

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 
 from tlcompile.artifacts import TextSpec, read_json
-from tlcompile.errors import Problem, RecipeError
+from tlcompile.errors import Problem, RecipeError, first_line
 from tlcompile.models._network import Network
 from tlcompile.options import Field, ModelName, PathText
 from tlcompile.options import Options as Base
@@ -75,7 +75,7 @@ def build(options: Options, classes: int, pretrained: bool = True) -> Network:
             model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)[:300]
         raise RecipeError(Problem("model.name", f"'{options.name}' can't be loaded: {reason}")) from error
     if not tokenizer.is_fast:
         raise RecipeError(Problem("model.name", f"'{options.name}' has no fast tokenizer, so no tokenizer.json"))

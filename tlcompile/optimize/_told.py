@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tlcompile.errors import Problem, TlcompileError
+from tlcompile.errors import Problem, TlcompileError, first_line
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def told(where: str, done: str) -> Iterator[None]:
     except TlcompileError:
         raise
     except Exception as error:  # of onnx, protobuf and onnxruntime, which share no base
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        reason = first_line(error)[:300]
         raise TlcompileError(Problem(where, f"this graph can't be {done}: {reason}")) from error
     finally:
         root.setLevel(level)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlcompile import progress
+from tlcompile.errors import first_line
 
 LOG = "log.jsonl"
 
@@ -65,7 +66,7 @@ class Trackers:
             action()
         except Exception as error:  # whatever a tracker raises must not end the training
             self.open.pop(name, None)
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            reason = first_line(error)[:200]
             sentence = f"tracker '{name}' is left out: {reason}"
             self.dropped.append(sentence)
             progress.say(f"  {sentence}")
