@@ -178,9 +178,11 @@ def test_the_search_ends_close_to_the_goal_and_measures_each_structure_once(tmp_
     net = nets.network("resnet18")
     axes = _axes.axes(net)
     timed: list[float] = []
+    asked: list[str] = []
 
-    def latency(n: Network) -> dict[str, float]:
+    def latency(n: Network, only: str) -> dict[str, float]:
         timed.append(clock(n))
+        asked.append(only)
         return {"a/fp32": 3 * timed[-1], "a/int8": timed[-1]}
 
     def structure(share: float) -> dict[str, torch.Tensor]:
@@ -195,6 +197,7 @@ def test_the_search_ends_close_to_the_goal_and_measures_each_structure_once(tmp_
     assert engine == "a/int8"
     assert 2 <= clock(net) / clock(_search.pruned(net, axes, kept)) < 2.2
     assert len(curve) <= _search.TRIES + 2
+    assert asked == ["", *["a/int8"] * (len(asked) - 1)], "the fastest of all at first, then that one alone"
     before = len(timed)
     again, same, _ = once()
     assert (len(timed), same) == (before, curve)
@@ -202,7 +205,7 @@ def test_the_search_ends_close_to_the_goal_and_measures_each_structure_once(tmp_
 
 
 def test_an_engine_that_does_not_run_here_is_named_with_the_nearest(tmp_path: Path) -> None:
-    watch = _search.Stopwatch(lambda net: {"openvino/int8": 1.0}, tmp_path / "latency.json", "openvino/int4")
+    watch = _search.Stopwatch(lambda net, only: {"openvino/int8": 1.0}, tmp_path / "latency.json", "openvino/int4")
     with pytest.raises(RecipeError, match=r"compress.prune.target: no engine 'openvino/int4'.*mean 'openvino/int8'"):
         watch(resnet()[0])
 
@@ -254,7 +257,7 @@ class World:
             table = trained.table.model_validate({**trained.table.model_dump(), **overrides})
             train.run(replace(trained, table=table, start=start, teacher=teacher), folder, work)
 
-        def latency(net: Network) -> dict[str, float]:
+        def latency(net: Network, only: str) -> dict[str, float]:
             self.timed.append(clock(net))
             return {"here/fp32": self.timed[-1]}
 
@@ -286,6 +289,8 @@ def test_the_pruned_checkpoint_is_smaller_fast_enough_and_comes_back(world: Worl
     assert facts["speedup_reached"] >= 1.5
     assert facts["parameters"][1] < facts["parameters"][0]
     assert [len(step["curve"]) > 2 for step in facts["steps"]] == [True, True]
+    rates = [step["rates"] for step in facts["steps"]]
+    assert rates[0] == rates[1] != {}, "measured before the first cut: later half the width saves less than the noise"
     model = job(world.splits).model
     network = _restore.restore(folder, model.module, model.options)
     assert clock(network) == facts["ms_after"]

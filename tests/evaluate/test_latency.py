@@ -67,6 +67,15 @@ def test_the_interval_of_the_median_covers_it_about_as_often_as_it_says() -> Non
     assert 0.87 <= covered / 100 <= 0.99
 
 
+def test_a_ratio_by_rounds_does_not_see_a_machine_that_gets_slower_or_stops_for_a_moment() -> None:
+    speed = np.linspace(1, 2, 20)[:, None] * rng().uniform(0.8, 1.2, (20, 1))
+    one, two = 0.7 * speed * np.ones((20, 10)), speed * np.ones((20, 10))
+    one[3] *= 5  # something else ran
+    two[11, :4] *= 9
+    assert latency.by_round(one, two) == pytest.approx(0.7)
+    assert np.median(one) / np.median(two) != pytest.approx(0.7, rel=1e-3)
+
+
 @pytest.mark.parametrize(("calls", "words"), [(200, "with probability 13% the true p99 is above"), (662, "are enough")])
 def test_a_p99_says_how_far_it_can_be_trusted(calls: int, words: str) -> None:
     assert words in str(told(np.full((calls // 2, 2), 0.01))["p99_note"])

@@ -54,8 +54,11 @@ class Context:
     splits: Splits
     restore: Callable[[], Network]
     train: Train
-    latency: Callable[[Network], dict[str, float]]
-    """Median milliseconds at batch 1 of the network as it is now, by target and precision: `{"openvino/int8": 4.1}`."""
+    latency: Callable[[Network, str], dict[str, float]]
+    """Median milliseconds at batch 1 of the network as it is now, by target and precision: `{"openvino/int8": 4.1}`.
+
+    Of the one that is named; "" = of all. For the network as it came always of all.
+    """
     work: Path
     dialects: tuple[str, ...] = ()
     """The Q/DQ dialects of the targets."""

@@ -4,7 +4,7 @@ cost of a layer = places where it is applied × (products at one place + ELEMENT
 
 Early layers of a convolutional network are applied at many places and hold few weights, so what a channel costs and
 what it holds are different things (M. Shen et al., "Structural Pruning via Latency-Saliency Knapsack", NeurIPS 2022).
-The rate of a resolution is measured on the target: see `rated`.
+The rate of a resolution is measured on the target: see `_search.rates`.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ LEAST_RATE = 0.25
 class Stopwatch:
     """Milliseconds of networks on one engine, each structure measured once. `engine` '' = the fastest at first."""
 
-    latency: Callable[[Network], dict[str, float]]
+    latency: Callable[[Network, str], dict[str, float]]
     file: Path
     engine: str = ""
     known: dict[str, dict[str, float]] = field(init=False)
@@ -48,7 +48,7 @@ class Stopwatch:
         shapes = {name: list(value.shape) for name, value in network.module.state_dict().items()}
         key = text_digest(json.dumps(shapes))
         if key not in self.known:
-            self.known[key] = self.latency(network)
+            self.known[key] = self.latency(network, self.engine)
             write_json(self.file, self.known)
         found = self.known[key]
         if not found:
@@ -95,13 +95,13 @@ def _load(network: Network, state: Mapping[str, Tensor]) -> None:
     network.module.eval()
 
 
-def rated(network: Network, axes: Sequence[Axis], cost: Cost, time: Stopwatch) -> Cost:
-    """`cost` with what each resolution really costs: halve its axes, see what that saves on the engine."""
+def rates(network: Network, axes: Sequence[Axis], cost: Cost, time: Stopwatch) -> dict[int, float]:
+    """What each resolution really costs, over what `cost` says: halve its axes, see what that saves on the engine."""
     groups: dict[int, list[Axis]] = {}
     for axis in axes:
         groups.setdefault(cost.resolution(axis), []).append(axis)
     if len(groups) < 2:
-        return cost
+        return {}
     whole, before = cost.total(cost.shapes_at({})), time(network)
     found = {}
     for places, members in groups.items():
@@ -110,7 +110,7 @@ def rated(network: Network, axes: Sequence[Axis], cost: Cost, time: Stopwatch) -
         saved = before - time(pruned(network, axes, kept))
         found[places] = max(saved / before / (modelled / whole), LEAST_RATE)
         progress.say(f"  prune: half the width at {places} places saves {saved:.2f} of {before:.2f} ms")
-    return cost.with_rates(found)
+    return found
 
 
 def search(

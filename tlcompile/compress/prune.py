@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,13 +83,18 @@ def apply(context: Context, options: Options, folder: Path) -> None:
 
 @dataclass
 class _Work:
-    """One run of the pass. `whole`: the sizes of the axes before any pruning."""
+    """One run of the pass. `whole`: the sizes of the axes before any pruning.
+
+    `rates`: what each resolution costs on the engine, measured before the first cut: of what is left after it, half
+    saves so little that the noise of a busy machine is as large.
+    """
 
     context: Context
     options: Options
     watch: Stopwatch
     before: float
     whole: dict[str, int]
+    rates: dict[int, float] = field(default_factory=dict)
 
     def cut(self, network: Network, goal_ms: float, first: bool) -> tuple[Network, dict[str, Any]]:
         """(`network` cut so that it runs within `goal_ms`, what was done)."""
@@ -106,7 +111,8 @@ class _Work:
         self.check(axes, limits)
         cost = _cost.measure(network, axes)
         if options.measured_costs and options.scope == "global":
-            cost = _search.rated(network, axes, cost, self.watch)
+            self.rates = self.rates or _search.rates(network, axes, cost, self.watch)
+            cost = cost.with_rates(self.rates)
         scores = _importance.scores(options.importance, network, axes, self.loss(), self.examples(network))
 
         def structure(share: float) -> Mapping[str, Tensor]:

@@ -77,6 +77,22 @@ def measure(engines: dict[str, Path], feeds: Mapping[int, Feed | Own], runs: int
     return results
 
 
+def times_as_long(engine: Path, other: Path, feed: Feed, rounds: int, seed: int = 0) -> float:
+    """How many times as long as `other` `engine` takes on `feed`, each an engine folder, taking turns in `rounds`."""
+    rng = np.random.default_rng(seed)
+    with EngineProcess(engine) as one, EngineProcess(other) as two:
+        seconds = _rounds({"one": one, "two": two}, 1, Own({"one": [feed], "two": [feed]}), rounds, rng)
+    return by_round(seconds["one"], seconds["two"])
+
+
+def by_round(one: np.ndarray, two: np.ndarray) -> float:
+    """The median over rounds of the ratio of two bursts, one right after the other; seconds [rounds, BURST] of each.
+
+    Closer than the ratio of two medians where the machine is now quicker, now slower.
+    """
+    return float(np.median(np.median(one, axis=1) / np.median(two, axis=1)))
+
+
 def _rounds(
     children: dict[str, EngineProcess], batch: int, own: Own, rounds: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:

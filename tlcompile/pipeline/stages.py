@@ -88,7 +88,7 @@ def compress(recipe: Recipe, step: Plugin, before: str, made: Made, folder: Path
         splits_of(made),
         lambda: restore(checkpoint.folder, recipe.model.module, recipe.model.options),
         train,
-        lambda network: latency_of(recipe, checkpoint, splits_of(made), network, work),
+        lambda network, only: latency_of(recipe, checkpoint, splits_of(made), network, work, only),
         work,
         tuple(dict.fromkeys(backends.dialect(t.backend.name, t.backend.options) for t in recipe.targets)),
     )

@@ -17,7 +17,16 @@ from tlcompile.recipe import Plugin
 from tlcompile.store import Entry, Key, Store
 
 STAGES = ("data", "train", "compress", "export", "optimize", "compile", "evaluate", "report", "package")
-VERSIONS = {**dict.fromkeys(STAGES, 1), "data": 2, "train": 4, "export": 2, "optimize": 2, "evaluate": 2, "report": 2}
+VERSIONS = {
+    **dict.fromkeys(STAGES, 1),
+    "data": 2,
+    "train": 4,
+    "compress": 2,
+    "export": 2,
+    "optimize": 2,
+    "evaluate": 2,
+    "report": 2,
+}
 """Raised when a stage makes something else out of the same input, so that old entries are not taken for new ones."""
 
 Made = Mapping[str, Entry]

@@ -20,50 +20,66 @@ if TYPE_CHECKING:
     from tlcompile.models._network import Network
 
 CALIBRATION, RUNS = 8, 60
+COMPARISON_MS, LEAST, MOST = 12_000, 20, 60
+"""How long a network and the yardstick take turns, and in how many rounds of two bursts at least and at most."""
 FP32 = "fp32"
 
 
 def latency_of(
-    recipe: Recipe, checkpoint: Checkpoint, splits: Splits, network: Network, work: Path
+    recipe: Recipe, checkpoint: Checkpoint, splits: Splits, network: Network, work: Path, only: str = ""
 ) -> dict[str, float]:
     """Median milliseconds at batch 1 of `network` on every target that runs here, in fp32 and as every variant.
 
-    Its weights decide nothing, so no parity is asked for and few examples calibrate. A machine is now quicker, now
-    slower: the network of `checkpoint`, kept compiled in `work`, is timed in the same interleaved run each time, and
-    all times are told as if it took what it took at first. A network of its shapes takes its time, by definition: the
-    noise between two equal engines would go into every speedup.
+    With `only` on this one, as "openvino/int8". The weights decide nothing, so no parity is asked for and few examples
+    calibrate. A machine is now quicker, now slower: the network of `checkpoint`, kept compiled in `work` and timed
+    once, is the yardstick that all others take turns with, and their times are told as if it always took what it took
+    then. A network of its shapes takes its time, by definition: the noise between two equal engines would go into
+    every speedup.
     """
+    from tlcompile.evaluate.latency import BURST, times_as_long
+
+    yardstick = work / "yardstick"
+    if not (yardstick / "first.json").exists():  # written last
+        _first(recipe, checkpoint, splits, yardstick)
+    first: dict[str, float] = read_json(yardstick / "first.json")
+    if _shapes(network) == read_json(yardstick / "shapes.json"):
+        return first
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
+        engines = compiled(recipe, checkpoint, splits, network, Path(scratch) / "trial", only)
+        with np.load(yardstick / "feed.npz", allow_pickle=False) as stored:
+            feed = dict(stored)
+        found = {}
+        for name, engine in engines.items():
+            rounds = min(max(int(COMPARISON_MS / (2 * BURST * first[name])), LEAST), MOST)
+            found[name] = first[name] * times_as_long(engine, yardstick / engine.name, feed, rounds)
+    return found
+
+
+def _first(recipe: Recipe, checkpoint: Checkpoint, splits: Splits, yardstick: Path) -> None:
+    """The engines of the network of `checkpoint` in `yardstick`, and their times."""
     from tlcompile.evaluate.latency import measure
     from tlcompile.models._restore import restore
 
-    yardstick = work / "yardstick"
-    if not (yardstick / "shapes.json").exists():  # written last
-        shutil.rmtree(yardstick, ignore_errors=True)
-        whole = restore(checkpoint.folder, recipe.model.module, recipe.model.options)
-        compiled(recipe, checkpoint, splits, whole, yardstick)
-        write_json(yardstick / "shapes.json", _shapes(whole))
-    with tempfile.TemporaryDirectory(dir=work) as scratch:
-        engines = compiled(recipe, checkpoint, splits, network, Path(scratch) / "trial")
-        if not engines:
-            return {}
-        known = {f"whole {name}": yardstick / folder.name for name, folder in engines.items()}
-        with np.load(yardstick / "feed.npz", allow_pickle=False) as feed:
-            found = measure({**engines, **known}, {1: dict(feed)}, RUNS)
-    ms = {name: float(row["batches"]["1"]["p50_ms"]) for name, row in found.items()}
-    first = yardstick / "first.json"
-    if not first.exists():
-        write_json(first, {name: ms[f"whole {name}"] for name in engines})
-    if _shapes(network) == read_json(yardstick / "shapes.json"):
-        return {name: float(time) for name, time in read_json(first).items()}
-    return {name: ms[name] * read_json(first)[name] / ms[f"whole {name}"] for name in engines}
+    shutil.rmtree(yardstick, ignore_errors=True)
+    whole = restore(checkpoint.folder, recipe.model.module, recipe.model.options)
+    engines = compiled(recipe, checkpoint, splits, whole, yardstick)
+    with np.load(yardstick / "feed.npz", allow_pickle=False) as feed:
+        found = measure(engines, {1: dict(feed)}, RUNS) if engines else {}
+    write_json(yardstick / "shapes.json", _shapes(whole))
+    write_json(yardstick / "first.json", {name: float(row["batches"]["1"]["p50_ms"]) for name, row in found.items()})
 
 
 def _shapes(network: Network) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in network.module.state_dict().items()}
 
 
-def compiled(recipe: Recipe, checkpoint: Checkpoint, splits: Splits, network: Network, place: Path) -> dict[str, Path]:
-    """The engines of `network` in `place`, by target and precision, and in `feed.npz` what they are timed with."""
+def compiled(
+    recipe: Recipe, checkpoint: Checkpoint, splits: Splits, network: Network, place: Path, only: str = ""
+) -> dict[str, Path]:
+    """The engines of `network` in `place`, by target and precision, and in `feed.npz` what they are timed with.
+
+    With `only` this one alone.
+    """
     from tlcompile.data import Split
     from tlcompile.pipeline.timing import typical
     from tlcompile.runtime.feeds import feeder
@@ -75,6 +91,8 @@ def compiled(recipe: Recipe, checkpoint: Checkpoint, splits: Splits, network: Ne
         if backends.runs_here(target.backend.name, target.backend.options):
             continue  # a reason why not
         for variant, graph in variants(recipe, target, base, splits, place):
+            if only not in ("", f"{target.name}/{variant}"):
+                continue
             folder = place / f"{target.name}-{variant}-engine"
             folder.mkdir()
             backends.build(target.backend.name, target.backend.options, graph, variant, folder)
