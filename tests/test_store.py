@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,20 @@ def test_the_work_folder_outlives_a_failure_and_goes_when_the_entry_is_made(stor
     store.make(KEY, writes())
     assert not (store.root / "work" / KEY.digest).exists()
     assert (store.work(other) / "epoch-1").exists()
+
+
+def test_what_went_on_after_an_interrupt_took_the_time_of_both_runs(store: Store) -> None:
+    def interrupted(folder: Path) -> None:
+        (store.work(KEY) / "epoch-1").write_text("weights")
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            store.make(KEY, interrupted)
+    assert store.make(KEY, writes()).seconds >= 0.4
+    assert list((store.root / "work").iterdir()) == []
+    assert store.make(KEY, writes(), fresh=True).seconds < 0.4, "nothing of it is left"
 
 
 def test_two_processes_at_once_make_it_once(store: Store, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
                                 /entry.json   digest of the output, seconds it took, label (recipe and step)
                                 /out/         what the stage made
     <store>/work/<key digest>/                kept between runs: how a killed training goes on
+                             .json            seconds that interrupted runs took, which the entry's include
     <store>/lock/<key digest>                 held while the entry is made; the system frees it when its holder dies
     <store>/stat/                             memo of the digests of unchanged data folders
 
@@ -20,6 +21,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +56,7 @@ def _flatten(prefix: str, value: Any) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished output folder. `seconds` is what it took when it was made."""
+    """A finished output folder. `seconds` is what it took to make, with interrupted runs that it goes on from."""
 
     folder: Path
     digest: str
@@ -109,13 +111,15 @@ class Store:
     def _fill(self, key: Key, fill: Callable[[Path], None], label: str) -> Entry:
         place = self._place(key)
         temporary = place.with_name(f"{place.name}.tmp")
+        work = self.root / "work" / key.digest
+        before = _seconds_of(work)
         shutil.rmtree(temporary, ignore_errors=True)  # ours by the lock: left by a killed run
         out = temporary / "out"
         out.mkdir(parents=True)
+        start = time.monotonic()
         try:
-            start = time.monotonic()
             fill(out)
-            seconds = round(time.monotonic() - start, 3)
+            seconds = round(before + time.monotonic() - start, 3)
             digest = tree_digest(out)
             entry = {"digest": digest, "seconds": seconds, "label": label, "made": int(time.time())}
             write_json(temporary / "key.json", key.flat)
@@ -126,8 +130,12 @@ class Store:
             os.rename(temporary, place)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):  # what is raised already says more
+                if work.exists():  # the next run goes on there, and what it costs in all is the time of both
+                    write_json(work.with_suffix(".json"), {"seconds": before + time.monotonic() - start})
             raise
-        shutil.rmtree(self.root / "work" / key.digest, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+        work.with_suffix(".json").unlink(missing_ok=True)
         return Entry(place / "out", digest, seconds, cached=False)
 
     def why(self, key: Key, label: str) -> list[str]:
@@ -149,3 +157,11 @@ class Store:
             for name in dict.fromkeys([*new, *old])
             if old.get(name) != new.get(name)
         ]
+
+
+def _seconds_of(work: Path) -> float:
+    """What interrupted runs took that left `work`; a run that was killed outright could not say."""
+    try:
+        return float(read_json(work.with_suffix(".json"))["seconds"]) if work.exists() else 0.0
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0.0
