@@ -174,6 +174,33 @@ def test_the_modelled_cost_of_a_cut_is_that_of_the_cut_network() -> None:
     assert cost.products(shapes) == after.products(after.shapes)
 
 
+def test_a_resolution_that_takes_three_times_its_share_is_rated_so(tmp_path: Path) -> None:
+    net = nets.network("resnet18")
+    axes = _axes.axes(net)
+    cost = _cost.measure(net, axes)
+    slow = max(cost.resolution(axis) for axis in axes)
+
+    def latency(n: Network, only: str) -> dict[str, float]:
+        now = _cost.measure(n, [])
+        return {"a/fp32": now.with_rates({slow: 3.0}).total(now.shapes)}
+
+    found = _search.rates(net, axes, cost, _search.Stopwatch(latency, tmp_path / "latency.json"))
+    assert set(found) == {cost.resolution(axis) for axis in axes}
+    assert 2 < found.pop(slow) / max(found.values()) < 3.5
+
+
+def test_what_is_too_small_to_be_timed_is_not_and_one_resolution_alone_needs_no_rate(tmp_path: Path) -> None:
+    net = nets.network("bert")
+    axes = _axes.axes(net)
+    cost = _cost.measure(net, axes)
+    assert len({cost.resolution(axis) for axis in axes}) == 2, "the tokens, and the pooler once"
+
+    def latency(n: Network, only: str) -> dict[str, float]:
+        raise AssertionError
+
+    assert _search.rates(net, axes, cost, _search.Stopwatch(latency, tmp_path / "latency.json")) == {}
+
+
 def test_the_search_ends_close_to_the_goal_and_measures_each_structure_once(tmp_path: Path) -> None:
     net = nets.network("resnet18")
     axes = _axes.axes(net)

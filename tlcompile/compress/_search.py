@@ -30,6 +30,8 @@ FINE = 0.01
 """Shares of the cost that differ by less are not told apart: blocks of channels are coarser."""
 LEAST_RATE = 0.25
 """No resolution counts less than this share of the mean: a measurement may be off, no layer is free."""
+FAINT = 0.02
+"""Of the cost: a resolution whose half width saves less is not rated, for noise over so little would be any rate."""
 
 
 @dataclass
@@ -96,21 +98,25 @@ def _load(network: Network, state: Mapping[str, Tensor]) -> None:
 
 
 def rates(network: Network, axes: Sequence[Axis], cost: Cost, time: Stopwatch) -> dict[int, float]:
-    """What each resolution really costs, over what `cost` says: halve its axes, see what that saves on the engine."""
-    groups: dict[int, list[Axis]] = {}
+    """What each resolution really costs, over what `cost` says: halve its axes, see what that saves on the engine.
+
+    Those too small to be measured have the mean rate. Empty where there is but one that is not.
+    """
+    whole = cost.total(cost.shapes_at({}))
+    halves: dict[int, dict[str, Tensor]] = {}
     for axis in axes:
-        groups.setdefault(cost.resolution(axis), []).append(axis)
-    if len(groups) < 2:
+        halves.setdefault(cost.resolution(axis), {})[axis.name] = torch.arange(max(1, axis.size // 2))
+    shares = {p: 1 - cost.total(cost.shapes_at({a: len(k) for a, k in h.items()})) / whole for p, h in halves.items()}
+    clear = [places for places, share in shares.items() if share >= FAINT]
+    if len(clear) < 2:
         return {}
-    whole, before = cost.total(cost.shapes_at({})), time(network)
-    found = {}
-    for places, members in groups.items():
-        kept = {axis.name: torch.arange(max(1, axis.size // 2)) for axis in members}
-        modelled = whole - cost.total(cost.shapes_at({name: len(rows) for name, rows in kept.items()}))
-        saved = before - time(pruned(network, axes, kept))
-        found[places] = max(saved / before / (modelled / whole), LEAST_RATE)
+    before, found = time(network), {}
+    for places in clear:
+        saved = before - time(pruned(network, axes, halves[places]))
+        found[places] = max(saved / before / shares[places], LEAST_RATE)
         progress.say(f"  prune: half the width at {places} places saves {saved:.2f} of {before:.2f} ms")
-    return found
+    mean = sum(found.values()) / len(found)
+    return {places: found.get(places, mean) for places in halves}
 
 
 def search(
