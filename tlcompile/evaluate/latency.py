@@ -88,9 +88,11 @@ def times_as_long(engine: Path, other: Path, feed: Feed, rounds: int, seed: int 
 def by_round(one: np.ndarray, two: np.ndarray) -> float:
     """The median over rounds of the ratio of two bursts, one right after the other; seconds [rounds, BURST] of each.
 
-    Closer than the ratio of two medians where the machine is now quicker, now slower.
+    A burst is told by the quickest fifth of its calls, for what else runs on a machine only adds time. Two engines
+    compared seven times on a busy one: standard deviation 5 %, by the medians of bursts 8 %.
     """
-    return float(np.median(np.median(one, axis=1) / np.median(two, axis=1)))
+    quick = (np.percentile(seconds, 20, axis=1) for seconds in (one, two))
+    return float(np.median(next(quick) / next(quick)))
 
 
 def _rounds(
