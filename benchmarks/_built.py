@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -73,14 +74,30 @@ def _merged(tables: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {**tables, **nested}
 
 
+class OutOfReach(Exception):
+    """Pruning can't reach the speedup of the recipe on this machine; `best` is what it can."""
+
+    def __init__(self, best: float) -> None:
+        super().__init__(f"the speedup can't be reached here, the best is {best:g}")
+        self.best = best
+
+
 def build(text: str, store: Path, scratch: Path) -> Built:
-    """Build the recipe `text`; SystemExit where it came to no report."""
+    """Build the recipe `text`; OutOfReach, or SystemExit where it came to no report for another reason."""
     path = scratch / "recipe.toml"
     path.write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "tlcompile", "build", str(path), "--store", str(store)]
-    done = subprocess.run([*command, "--output", str(scratch / "bundle")], stdout=subprocess.DEVNULL)
-    if done.returncode not in (0, GateError.exit_code):
-        raise SystemExit(f"the build ended with exit code {done.returncode}")
+    command += ["--output", str(scratch / "bundle")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        said = []
+        for line in running.stderr:
+            print(line, end="", file=sys.stderr, flush=True)
+            said.append(line)
+    if running.returncode not in (0, GateError.exit_code):
+        raise SystemExit(f"the build ended with exit code {running.returncode}")
+    if best := re.search(r"can't be reached on .*: the best is ([\d.]+)", "".join(said)):
+        raise OutOfReach(float(best[1]))
     recipe = load(path)
     looks = list(look(plan(recipe, Store(store)), Store(store), recipe.name))
     folders = {found.step.name: found.entry.folder for found in looks if found.entry}

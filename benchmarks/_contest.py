@@ -20,6 +20,7 @@ from tlcompile.recipe.tables import Target
 from tlcompile.runtime.feeds import batches, image_feed
 
 PIXELS = _network_part.PIXELS
+SIMPLIFIED = "fp32 simplified in onnxruntime"
 _BATCH = 32
 
 
@@ -38,15 +39,19 @@ class Contest:
         self._networks: dict[str, Path] = {}
 
     def enter_fp32(self, name: str) -> None:
-        """The plain export, in ONNX Runtime as `name` and in OpenVINO too."""
+        """The plain export, in ONNX Runtime as `name` and in OpenVINO too; in ONNX Runtime also simplified."""
         before = self.scratch / "preprocess.onnx"
-        self.plain = self.scratch / "plain"
+        self.plain, self.simplified = self.scratch / "plain", self.scratch / "simplified"
         _network_part.split(self.built.plain, before, self.plain)
+        runtime = self.built.onnxruntime
+        simplified = self.built.graph_of(f"compile/{runtime.name}/fp32")
+        _network_part.split(simplified, self.scratch / "unused.onnx", self.simplified)
         self.size = _network_part.size_of(self.plain)
         self._open_preprocessing(before)
         for target in self.built.recipe.targets:
             label = name if target.backend.name == "onnxruntime" else f"fp32 export in {target.name}"
             self._enter(label, self.plain / "model.onnx", target, "fp32")
+        self._enter(SIMPLIFIED, self.simplified / "model.onnx", runtime, "fp32")
 
     def _open_preprocessing(self, before: Path) -> None:
         import onnxruntime as ort
@@ -72,7 +77,11 @@ class Contest:
         return onnx.load(self._networks[name])
 
     def enter_peers(self, environments: Path) -> dict[str, dict[str, str]]:
-        """Every artifact of every peer, in each runtime that takes it; versions of the installed peers."""
+        """Every artifact of every peer, in each runtime that takes it; versions of the installed peers.
+
+        A peer gets the export, and the same network after the passes that ours gets too: there the padding that this
+        family of networks computes at run time is folded, which no peer does by itself.
+        """
         calibration = self.scratch / "calibration.npy"
         self._write_calibration(calibration)
         found = {}
@@ -81,13 +90,24 @@ class Contest:
             try:
                 python = _peers.python_of(peer, environments.resolve())
                 found[peer] = _peers.versions(peer, python)
-                made = _peers.quantize(peer, python, self.plain / "model.onnx", calibration, self.scratch / peer)
             except _peers.PeerFailed as failure:
                 self.why[peer] = str(failure)
                 continue
-            for way, artifact in made.items():
-                self._enter_peer(peer, way, artifact)
+            for folder in (self.plain, self.simplified):
+                self._enter_made(peer, python, folder, calibration)
         return found
+
+    def _enter_made(self, peer: str, python: Path, graph: Path, calibration: Path) -> None:
+        """What the peer makes of the network in the folder `graph`."""
+        suffix = " of the simplified graph" if graph == self.simplified else ""
+        place = self.scratch / f"{peer}-{graph.name}"
+        try:
+            made = _peers.quantize(peer, python, graph / "model.onnx", calibration, place)
+        except _peers.PeerFailed as failure:
+            self.why[f"{peer}{suffix}"] = str(failure)
+            return
+        for way, artifact in made.items():
+            self._enter_peer(peer, f"{way}{suffix}", artifact)
 
     def _enter_peer(self, peer: str, way: str, artifact: Path) -> None:
         for target in self.built.recipe.targets:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 NEEDS = {
     "olive": ("olive-ai==0.13.0", "requests", f"onnxruntime=={version('onnxruntime')}"),
-    "nncf": ("nncf==3.4.0", "onnx", f"openvino=={version('openvino')}"),
+    "nncf": ("nncf==3.4.0", "onnx", f"onnxruntime=={version('onnxruntime')}", f"openvino=={version('openvino')}"),
 }
 _LAST_LINES = 5
 
