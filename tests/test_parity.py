@@ -9,7 +9,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlcompile.artifacts import ImageSpec, Signature, Target, TextSpec
 from tlcompile.errors import ParityError
-from tlcompile.parity import Tolerance, check, compare, compare_engine, logits_moved, probes, run_graph
+from tlcompile.parity import (
+    LOWERED,
+    Tolerance,
+    check,
+    compare,
+    compare_engine,
+    engine_limit,
+    logits_moved,
+    probes,
+    run_graph,
+)
 
 TIGHT = Tolerance(1e-3, 1.0)
 
@@ -191,3 +201,10 @@ def test_an_inner_tensor_of_a_graph_can_be_asked_for(tmp_path: object) -> None:
     found = run_graph(path, [{"image": np.full((1, 2, 2, 3), 7, np.uint8)}], ("mean",))[0]
     assert found["mean"].tolist() == [[7.0, 7.0, 7.0]]
     assert list(found) == ["logits", "probabilities", "mean"]
+
+
+def test_an_int8_engine_may_round_more_than_a_graph_whose_bias_was_corrected_moved() -> None:
+    seen = 0.0456  # EfficientNet-Lite0 on CIFAR-10 in OpenVINO, sound; correction had brought the graph down to 0.0326
+    assert engine_limit({"logits": 0.0326}, "int8", {}) > seen
+    assert engine_limit({"logits": 0.0326}, "int8", {}) <= LOWERED["f16"]
+    assert engine_limit({"logits": 0.3}, "int8", {}) == pytest.approx(1.25 * 0.3)
