@@ -126,6 +126,12 @@ def test_the_paired_test_sees_a_gain_and_rarely_one_that_is_not_there() -> None:
     assert combine.p_better(base, base) == 1.0
 
 
+def test_rounding_is_no_gain_however_steady() -> None:
+    base = np.random.default_rng(0).normal(size=200)
+    assert combine.p_better(base, base + 1e-7) == 1.0
+    assert combine.p_better(base, base + 1e-4) < 0.01
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_the_temperature_undoes_a_scale(scale: float) -> None:
     rng = np.random.default_rng(0)
