@@ -74,7 +74,7 @@ def _merged(tables: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return {**tables, **nested}
 
 
-class OutOfReach(Exception):
+class OutOfReach(SystemExit):
     """Pruning can't reach the speedup of the recipe on this machine; `best` is what it can."""
 
     def __init__(self, best: float) -> None:
@@ -83,7 +83,7 @@ class OutOfReach(Exception):
 
 
 def build(text: str, store: Path, scratch: Path) -> Built:
-    """Build the recipe `text`; OutOfReach, or SystemExit where it came to no report for another reason."""
+    """Build the recipe `text`; OutOfReach, or another SystemExit where it came to no report."""
     path = scratch / "recipe.toml"
     path.write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "tlcompile", "build", str(path), "--store", str(store)]
