@@ -3,8 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import toy_graphs
@@ -14,6 +16,7 @@ from tlcompile import compile as backends
 from tlcompile.artifacts import Graph, read_json, write_json
 from tlcompile.compile import _cpu, _providers
 from tlcompile.compile.onnxruntime import Options
+from tlcompile.compile.onnxruntime import _session as engine_of
 from tlcompile.errors import BackendMissing, TlcompileError
 
 Graphs = Callable[[str], Graph]
@@ -135,6 +138,40 @@ def test_no_setting_of_a_run_changes_the_answers(options: Options, graphs: Graph
         (tmp_path / name).mkdir()
         backends.build("onnxruntime", chosen, graphs("fp32"), "fp32", tmp_path / name)
     np.testing.assert_allclose(answers(tmp_path / "plain")[0], answers(tmp_path / "set")[0], atol=1e-6)
+
+
+KEPT_IN_FP32 = """
+<ir_version: 10, opset_import: ["" : 18]>
+mixed (float[1,2,4,4] x) => (float[1,2,4,4] y) <float step = {0.01}, float fine = {0.001}, uint8 zero = {0}> {
+  x_q = QuantizeLinear (x, step, zero)
+  x_dq = DequantizeLinear (x_q, step, zero)
+  made = Conv <group = 2> (x_dq, weight, bias)
+  kept = Clip (made, low, high)
+  y_q = QuantizeLinear (kept, fine, zero)
+  y = DequantizeLinear (y_q, fine, zero)
+}
+"""
+
+
+@pytest.mark.parametrize("level", ["basic", "extended", "all"])
+def test_weights_that_were_left_in_fp32_stay_in_fp32(
+    level: Literal["basic", "extended", "all"], tmp_path: Path
+) -> None:
+    """Between Q/DQ it would quantize them with one scale a tensor: 0.003 becomes 1/255."""
+    model = onnx.parser.parse_model(KEPT_IN_FP32)
+    numbers = {
+        "weight": np.array([1.0, 0.003]).reshape(2, 1, 1, 1),
+        "bias": np.zeros(2),
+        "low": np.array(0.0),
+        "high": np.array(6.0),
+    }
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in numbers.items()
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    x = np.full((1, 2, 4, 4), 2.0, np.float32)
+    answer = engine_of(tmp_path / "model.onnx", Options(optimization=level)).run(None, {"x": x})[0]
+    assert answer[0, 1].min() == answer[0, 1].max() == pytest.approx(0.006, abs=1e-6)
 
 
 @pytest.fixture

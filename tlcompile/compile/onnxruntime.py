@@ -32,6 +32,8 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxrunti
 BRANCHES = True
 _CPU = _providers.CPU
 _OPTIMIZED, _MADE_BY = "optimized.onnx", "optimized.json"
+_REQUANTIZES = "WeightBiasQuantization"
+"""An optimizer that gives weights left in fp32 between Q/DQ one int8 scale a tensor: what a search kept is lost."""
 
 
 class Options(EngineOptions):
@@ -150,7 +152,7 @@ def _session(model: Path, options: Options, save_as: Path | None = None, optimiz
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     _providers.add_to(settings, options.providers)
-    session = ort.InferenceSession(str(model), settings)
+    session = ort.InferenceSession(str(model), settings, disabled_optimizers={_REQUANTIZES})
     session.disable_fallback()
     if failed := [name for name in options.providers if name not in session.get_providers()]:
         raise BackendMissing(Problem("onnxruntime", f"{one_of(failed)} is installed but did not start here"))

@@ -23,8 +23,8 @@ VERSIONS = {
     "train": 4,
     "compress": 2,
     "export": 2,
-    "optimize": 2,
-    "evaluate": 2,
+    "optimize": 3,
+    "evaluate": 3,
     "report": 2,
 }
 """Raised when a stage makes something else out of the same input, so that old entries are not taken for new ones."""
